@@ -1,0 +1,101 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/kv_cache.hpp"
+
+#include <sys/mman.h>
+
+#include <algorithm>
+#include <cstring>
+#include <new>
+#include <string>
+#include <utility>
+
+#include "engine/error.hpp"
+
+namespace neoxref::engine {
+
+KvCache::KvCache(const CacheShape& shape, std::size_t capacity)
+    : shape_(shape), capacity_(simd::round_up(std::max<std::size_t>(capacity, 1), simd::lanes)) {
+  value_stride_ = simd::round_up(shape.head_dim, simd::lanes);
+  values_at_ = capacity_ * shape.head_dim;
+  norms_at_ = values_at_ + capacity_ * value_stride_;
+  positions_at_ = norms_at_ + capacity_;
+  segment_ = positions_at_ + capacity_;
+  const std::size_t heads = shape.layers * shape.heads;
+  constexpr std::size_t most = std::size_t{1} << 46;
+  if (capacity > (std::size_t{1} << 31) || segment_ > most / sizeof(float) / heads) {
+    throw Error("cache", "too large", "at most 2^46 bytes",
+                std::to_string(capacity) + " slots in each of " + std::to_string(heads) + " heads");
+  }
+  arena_bytes_ = heads * segment_ * sizeof(float);
+  void* memory = mmap(nullptr, arena_bytes_, PROT_READ | PROT_WRITE,
+                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (memory == MAP_FAILED) throw std::bad_alloc();
+  arena_ = static_cast<float*>(memory);
+  lengths_.assign(heads, 0);
+}
+
+KvCache::~KvCache() {
+  if (arena_ != nullptr) munmap(arena_, arena_bytes_);
+}
+
+KvCache::KvCache(KvCache&& other) noexcept : KvCache() {
+  *this = std::move(other);
+}
+
+KvCache& KvCache::operator=(KvCache&& other) noexcept {
+  std::swap(shape_, other.shape_);
+  std::swap(capacity_, other.capacity_);
+  std::swap(value_stride_, other.value_stride_);
+  std::swap(values_at_, other.values_at_);
+  std::swap(norms_at_, other.norms_at_);
+  std::swap(positions_at_, other.positions_at_);
+  std::swap(segment_, other.segment_);
+  std::swap(arena_bytes_, other.arena_bytes_);
+  std::swap(arena_, other.arena_);
+  std::swap(lengths_, other.lengths_);
+  return *this;
+}
+
+KvCache KvCache::fork() const {
+  KvCache copy(shape_, capacity_);
+  copy.lengths_ = lengths_;
+  for (std::size_t i = 0; i < lengths_.size(); ++i) {
+    const float* from = arena_ + i * segment_;
+    float* to = copy.arena_ + i * segment_;
+    const std::size_t slots = lengths_[i];
+    const auto copy_range = [&](std::size_t start, std::size_t count) {
+      std::memcpy(to + start, from + start, count * sizeof(float));
+    };
+    copy_range(0, simd::round_up(slots, simd::lanes) * shape_.head_dim);
+    copy_range(values_at_, slots * value_stride_);
+    copy_range(norms_at_, slots);
+    copy_range(positions_at_, slots);
+  }
+  return copy;
+}
+
+std::size_t KvCache::longest(std::size_t layer) const {
+  const auto first = lengths_.begin() + static_cast<std::ptrdiff_t>(layer * shape_.heads);
+  return *std::max_element(first, first + static_cast<std::ptrdiff_t>(shape_.heads));
+}
+
+void KvCache::clear_tail(std::size_t layer, std::size_t head, std::size_t slots) {
+  const std::size_t first = length(layer, head);
+  const std::size_t last = std::min(first + slots, capacity_);
+  float* panels = keys(layer, head);
+  for (std::size_t slot = first; slot < last; ++slot) {
+    for (std::size_t d = 0; d < shape_.head_dim; ++d) {
+      panels[(slot / simd::lanes * shape_.head_dim + d) * simd::lanes + slot % simd::lanes] = 0.0f;
+    }
+  }
+  std::fill(values(layer, head) + first * value_stride_, values(layer, head) + last * value_stride_,
+            0.0f);
+}
+
+std::size_t KvCache::logical_bytes() const {
+  std::size_t slots = 0;
+  for (const std::size_t length : lengths_) slots += length;
+  return slots * shape_.head_dim * 2 * sizeof(float);
+}
+
+}  // namespace neoxref::engine

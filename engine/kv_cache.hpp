@@ -1,0 +1,86 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "simd/kernels.hpp"
+
+namespace neoxref::engine {
+
+struct CacheShape {
+  std::size_t layers;
+  std::size_t heads;
+  std::size_t head_dim;
+};
+
+/// Keys, values, key norms and original positions of one sequence, in one arena sized at creation.
+/// Every (layer, head) has its own length, because a press may cut heads differently. A segment is
+///   keys       panels [capacity/16][head_dim][16], after rotary: lanes are slots
+///   values     [capacity][value_stride], value_stride = head_dim rounded up to 16, zero padded
+///   norms      [capacity], sqrt(dot(k, k)), written once when the key enters
+///   positions  [capacity], index of the token in its sequence
+/// Slots are in time order always. Untouched pages of the arena cost no memory.
+class KvCache {
+public:
+  /// capacity >= 1 slots per head. Errors: Error when the arena would be too large to address.
+  /// std::bad_alloc when the system refuses it.
+  KvCache(const CacheShape& shape, std::size_t capacity);
+  ~KvCache();
+  KvCache(KvCache&& other) noexcept;
+  KvCache& operator=(KvCache&& other) noexcept;
+  KvCache(const KvCache&) = delete;
+  KvCache& operator=(const KvCache&) = delete;
+
+  /// A copy of the slots in use, in an arena of the same capacity.
+  KvCache fork() const;
+
+  const CacheShape& shape() const { return shape_; }
+  std::size_t capacity() const { return capacity_; }
+  std::size_t value_stride() const { return value_stride_; }
+
+  std::size_t length(std::size_t layer, std::size_t head) const {
+    return lengths_[layer * shape_.heads + head];
+  }
+  void set_length(std::size_t layer, std::size_t head, std::size_t length) {
+    lengths_[layer * shape_.heads + head] = length;
+  }
+  /// Longest head of a layer, in slots.
+  std::size_t longest(std::size_t layer) const;
+
+  float* keys(std::size_t layer, std::size_t head) { return segment(layer, head); }
+  float* values(std::size_t layer, std::size_t head) { return segment(layer, head) + values_at_; }
+  float* norms(std::size_t layer, std::size_t head) { return segment(layer, head) + norms_at_; }
+  std::int32_t* positions(std::size_t layer, std::size_t head) {
+    return reinterpret_cast<std::int32_t*>(segment(layer, head) + positions_at_);
+  }
+
+  /// Zeroes the slots from the length on: what a stopped chunk left must not be read as numbers.
+  void clear_tail(std::size_t layer, std::size_t head, std::size_t slots);
+
+  /// Bytes of keys and values in use, over all layers and heads (8 * head_dim a slot).
+  std::size_t logical_bytes() const;
+  /// Bytes of the arena, in use or not.
+  std::size_t physical_bytes() const { return arena_bytes_; }
+
+private:
+  KvCache() = default;
+  float* segment(std::size_t layer, std::size_t head) {
+    return arena_ + (layer * shape_.heads + head) * segment_;
+  }
+
+  CacheShape shape_{};
+  std::size_t capacity_ = 0;
+  std::size_t value_stride_ = 0;
+  std::size_t values_at_ = 0;
+  std::size_t norms_at_ = 0;
+  std::size_t positions_at_ = 0;
+  std::size_t segment_ = 0;
+  std::size_t arena_bytes_ = 0;
+  float* arena_ = nullptr;
+  std::vector<std::size_t> lengths_;
+};
+
+}  // namespace neoxref::engine

@@ -1,0 +1,146 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/model.hpp"
+
+#include <algorithm>
+#include <string>
+#include <vector>
+
+#include "engine/error.hpp"
+#include "engine/pass.hpp"
+#include "simd/float_environment.hpp"
+
+namespace neoxref::engine {
+
+std::string describe(const NonFinite& failure) {
+  static constexpr const char* names[] = {"input_layernorm", "key norm", "post_attention_layernorm",
+                                          "final_layer_norm", "logits"};
+  std::string text = "token " + std::to_string(failure.token) + ": ";
+  if (failure.operation < Operation::final_layer_norm) {
+    text += "layer " + std::to_string(failure.layer) + ", ";
+  }
+  return text + names[static_cast<std::size_t>(failure.operation)] + " is not finite";
+}
+
+Model::Model() = default;
+Model::Model(Model&&) noexcept = default;
+Model& Model::operator=(Model&&) noexcept = default;
+Model::~Model() = default;
+
+Model Model::load(const std::filesystem::path& folder, const RunOptions& options) {
+  const simd::FloatEnvironment environment;
+  Model model;
+  model.kernels_ = &simd::kernels(options.isa);
+  const std::size_t threads = options.threads == 0 ? available_threads() : options.threads;
+  model.team_ = Team::create(options.backend, threads);
+  model.checkpoint_ = std::make_unique<Checkpoint>(Checkpoint::open(folder));
+  model.weights_ = std::make_unique<Weights>(Weights::pack(*model.checkpoint_, *model.team_));
+  model.pass_ =
+      std::make_unique<Pass>(model.config(), *model.weights_, *model.kernels_, *model.team_);
+  return model;
+}
+
+Sequence Model::sequence(std::size_t capacity) const {
+  const Config& shape = config();
+  return Sequence({shape.layers, shape.heads, shape.head_dim}, capacity);
+}
+
+void Model::check(std::span<const Step> steps) const {
+  for (std::size_t index = 0; index < steps.size(); ++index) {
+    const Step& step = steps[index];
+    const std::string where = steps.size() == 1 ? "tokens" : "step " + std::to_string(index);
+    if (step.tokens.empty()) throw Error(where, "no tokens");
+    for (const Step& other : steps.first(index)) {
+      if (other.sequence == step.sequence) throw Error(where, "the same sequence twice in a batch");
+    }
+    if (step.sequence->stopped) {
+      throw Error(where, "the sequence stopped at a value that is not finite");
+    }
+    for (std::size_t i = 0; i < step.tokens.size(); ++i) {
+      const std::int32_t token = step.tokens[i];
+      if (token < 0 || static_cast<std::size_t>(token) >= config().vocab) {
+        throw Error(where, "token " + std::to_string(i) + " is outside the vocabulary",
+                    "0 to " + std::to_string(config().vocab - 1), std::to_string(token));
+      }
+    }
+    const std::size_t positions = step.sequence->position + step.tokens.size();
+    if (positions > config().max_positions) {
+      throw Error(where, "longer than the context of the model",
+                  "at most " + std::to_string(config().max_positions) + " tokens",
+                  std::to_string(positions));
+    }
+    const KvCache& cache = step.sequence->cache;
+    for (std::size_t layer = 0; layer < config().layers; ++layer) {
+      std::size_t length = cache.longest(layer);
+      std::size_t most = length;
+      for (std::size_t left = step.tokens.size(); left > 0;) {
+        const std::size_t until =
+            step.sequence->press ? step.sequence->press->tokens_until_cut(layer, length) : left;
+        const std::size_t enter = std::min(left, until);
+        length += enter;
+        left -= enter;
+        most = std::max(most, length);
+        if (step.sequence->press && step.sequence->press->due(layer, length)) {
+          length = step.sequence->press->keep_ratio.of(length);
+        }
+      }
+      if (most > cache.capacity()) {
+        throw Error(where, "the cache is too small",
+                    std::to_string(most) + " slots in layer " + std::to_string(layer),
+                    std::to_string(cache.capacity()));
+      }
+    }
+  }
+}
+
+bool Model::forward(std::span<Step> steps) {
+  const simd::FloatEnvironment environment;
+  check(steps);
+  std::size_t slots = 0;
+  for (Step& step : steps) {
+    step.failure.reset();
+    slots = std::max(slots, step.sequence->cache.capacity());
+  }
+  pass_->reserve(steps.size(), slots);
+  progress_.assign(steps.size(), {});
+
+  bool all_finite = true;
+  for (;;) {
+    pass_->clear();
+    for (std::size_t i = 0; i < steps.size() && pass_->rows() < Pass::max_rows; ++i) {
+      Step& step = steps[i];
+      const std::size_t left = step.tokens.size() - progress_[i].done;
+      if (left == 0 || step.failure) continue;
+      const std::size_t most = progress_[i].one_by_one ? 1 : step.sequence->tokens_until_cut();
+      pass_->add(step, progress_[i].done, std::min({left, most, Pass::max_rows - pass_->rows()}));
+    }
+    if (pass_->rows() == 0) return all_finite;
+    pass_->run();
+    for (const Pass::Segment& segment : pass_->segments()) {
+      Progress& progress = progress_[static_cast<std::size_t>(segment.step - steps.data())];
+      Sequence& sequence = *segment.step->sequence;
+      KvCache& cache = sequence.cache;
+      const std::optional<Pass::Failure> failure = pass_->failure(segment);
+      const std::size_t entered = failure ? 0 : segment.count;
+      for (std::size_t layer = 0; layer < config().layers; ++layer) {
+        for (std::size_t head = 0; head < config().heads; ++head) {
+          if (failure) cache.clear_tail(layer, head, segment.count);
+          cache.set_length(layer, head, cache.length(layer, head) + entered);
+        }
+      }
+      if (failure && segment.count > 1) {
+        // A later token of the chunk may have spoiled an earlier one through 0 * infinity: only one
+        // by one is it certain which token is the first.
+        progress.one_by_one = true;
+      } else if (failure) {
+        segment.step->failure = NonFinite{segment.offset, failure->layer, failure->operation};
+        sequence.stopped = true;
+        all_finite = false;
+      }
+      progress.done += entered;
+      sequence.position += entered;
+      if (entered > 0 && sequence.press) pass_->cut(sequence);
+    }
+  }
+}
+
+}  // namespace neoxref::engine

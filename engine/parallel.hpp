@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string_view>
+#include <vector>
+
+namespace neoxref::engine {
+
+enum class Backend : std::uint8_t { tbb, openmp, serial };
+
+/// "tbb", "openmp", "serial".
+std::string_view backend_name(Backend backend);
+/// Errors: Error for an unknown name.
+Backend parse_backend(std::string_view name);
+
+/// Threads this process may use: its affinity mask, cut to the cgroup's CPU quota (rounded up).
+std::size_t available_threads();
+
+/// One stretch of a parallel region: `items` independent pieces of work with disjoint outputs.
+/// Every item of a phase is done before the next phase begins.
+struct Phase {
+  std::uint32_t items;
+  /// Does one item on behalf of a participant (0 .. threads - 1), whose scratch it may use.
+  void (*work)(void* context, std::uint32_t phase, std::uint32_t item,
+               std::size_t participant) noexcept;
+};
+
+/// A pool that runs numbered phases in one fork and join. Items are claimed from an atomic ticket,
+/// and any participant can do all of them, so the number of threads that turn up, the scheduler and
+/// its timing never matter to a result: which participant does an item only decides whose scratch
+/// memory is used. Waiting participants spin briefly, then sleep.
+/// The floating-point environment of the contract is set on every participant and restored.
+class Team {
+public:
+  /// threads >= 1. Errors: Error when the backend was not built in.
+  static std::unique_ptr<Team> create(Backend backend, std::size_t threads);
+  virtual ~Team() = default;
+
+  /// Runs the phases in order. Does not allocate in our code once `phases` has been this long.
+  void run(std::span<const Phase> phases, void* context) noexcept;
+
+  virtual Backend backend() const = 0;
+  std::size_t threads() const { return threads_; }
+
+protected:
+  explicit Team(std::size_t threads) : threads_(threads) {}
+  /// Calls participate(0 .. threads - 1) once each, in parallel as far as threads turn up.
+  virtual void fork() noexcept = 0;
+  void participate(std::size_t participant) noexcept;
+
+private:
+  struct alignas(64) Progress {
+    std::atomic<std::uint32_t> ticket{0};
+    std::atomic<std::uint32_t> done{0};
+  };
+  void reserve(std::size_t phases);
+
+  std::size_t threads_;
+  std::span<const Phase> phases_;
+  void* context_ = nullptr;
+  std::unique_ptr<Progress[]> progress_;
+  std::size_t progress_size_ = 0;
+};
+
+}  // namespace neoxref::engine

@@ -1,0 +1,316 @@
+// SPDX-License-Identifier: Apache-2.0
+// The work of each phase; pass_plan.cpp decides how it is cut into items.
+#include "engine/pass.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+namespace neoxref::engine {
+
+void Model::Pass::fail(std::size_t row, std::size_t layer, Operation operation) {
+  const Row& place = rows_[row];
+  const std::uint64_t code = (static_cast<std::uint64_t>(place.offset) << 32) |
+                             (static_cast<std::uint64_t>(layer) << 8) |
+                             static_cast<std::uint64_t>(operation);
+  std::atomic<std::uint64_t>& first = *segments_[place.segment].first_failure;
+  std::uint64_t seen = first.load(std::memory_order_relaxed);
+  while (code < seen && !first.compare_exchange_weak(seen, code, std::memory_order_relaxed)) {
+  }
+}
+
+const float* Model::Pass::normed(Scratch& scratch, std::uint32_t phase, std::size_t slot,
+                                 const Norm& norm, std::size_t first, std::size_t count,
+                                 std::size_t layer, Operation operation) {
+  const std::size_t hidden = config_.hidden;
+  float* to = scratch.normed.data() + slot * block_rows_ * hidden;
+  // A participant that takes several items of the same rows normalizes them once.
+  const std::uint64_t tag = (passes_ << 40) | (static_cast<std::uint64_t>(phase) << 20) | first;
+  if (scratch.norm_of[slot] == tag) return to;
+  scratch.norm_of[slot] = tag;
+  for (std::size_t row = 0; row < count; ++row) {
+    const float* x = x_.data() + (first + row) * hidden;
+    if (!kernels_.layer_norm(x, hidden, norm.gamma.data(), norm.beta.data(), config_.layer_norm_eps,
+                             to + row * hidden)) {
+      fail(first + row, layer, operation);
+    }
+  }
+  return to;
+}
+
+void Model::Pass::multiply(Scratch& scratch, const Linear& linear, std::size_t first_output,
+                           std::size_t outputs, const float* input, std::size_t rows, float* output,
+                           std::size_t output_stride) {
+  kernels_.product({.rows = rows,
+                    .depth = linear.inputs,
+                    .outputs = outputs,
+                    .input = input,
+                    .input_stride = linear.inputs,
+                    .weights = linear.panels(first_output),
+                    .bias = linear.bias_from(first_output),
+                    .output = output,
+                    .output_stride = output_stride,
+                    .scratch = scratch.product.data()});
+}
+
+void Model::Pass::attention_in(Scratch& scratch, std::uint32_t phase, std::size_t layer,
+                               std::size_t item) {
+  const LayerWeights& weights = weights_.layers[layer];
+  const Linear& qkv = weights.query_key_value;
+  const std::size_t first_row = item / qkv_grid_.groups * block_rows_;
+  const std::size_t rows = std::min(block_rows_, rows_.size() - first_row);
+  const std::size_t first_output = item % qkv_grid_.groups * qkv_grid_.width;
+  const std::size_t outputs = std::min(qkv_grid_.width, qkv.outputs() - first_output);
+  const float* input = normed(scratch, phase, 0, weights.input_layernorm, first_row, rows, layer,
+                              Operation::input_layernorm);
+  multiply(scratch, qkv, first_output, outputs, input, rows,
+           qkv_.data() + first_row * qkv.outputs() + first_output, qkv.outputs());
+  append(layer, first_row, rows, first_output / qkv.group_stride(), outputs / qkv.group_stride());
+}
+
+void Model::Pass::append(std::size_t layer, std::size_t first_row, std::size_t rows,
+                         std::size_t first_head, std::size_t heads) {
+  const Linear& qkv = weights_.layers[layer].query_key_value;
+  const std::size_t head_dim = config_.head_dim;
+  const std::size_t stride = qkv.outputs();
+  for (std::size_t row = first_row; row < first_row + rows;) {
+    const Row& place = rows_[row];
+    const Segment& segment = segments_[place.segment];
+    const std::size_t run = std::min(first_row + rows - row, segment.count - place.offset);
+    Sequence& sequence = *segment.step->sequence;
+    for (std::size_t head = first_head; head < first_head + heads; ++head) {
+      float* query = qkv_.data() + row * stride + head * qkv.group_stride();
+      float* key = query + head_dim;
+      const float* value = key + head_dim;
+      if (rotary_.half > 0) {
+        for (std::size_t i = 0; i < run; ++i) {
+          const std::size_t turn = (sequence.position + place.offset + i) * rotary_.half;
+          for (float* vector : {query + i * stride, key + i * stride}) {
+            kernels_.rotate(vector, rotary_.cos.data() + turn, rotary_.sin.data() + turn,
+                            2 * rotary_.half);
+          }
+        }
+      }
+      KvCache& cache = sequence.cache;
+      const std::size_t slot = cache.length(layer, head) + place.offset;
+      kernels_.store_keys(key, stride, run, head_dim, cache.keys(layer, head), slot);
+      for (std::size_t i = 0; i < run; ++i) {
+        std::memcpy(cache.values(layer, head) + (slot + i) * cache.value_stride(),
+                    value + i * stride, head_dim * sizeof(float));
+        cache.positions(layer, head)[slot + i] =
+            static_cast<std::int32_t>(sequence.position + place.offset + i);
+      }
+    }
+    row += run;
+  }
+}
+
+void Model::Pass::mlp_in(Scratch& scratch, std::uint32_t phase, std::size_t layer,
+                         std::size_t item) {
+  const LayerWeights& weights = weights_.layers[layer];
+  const Linear& up = weights.dense_h_to_4h;
+  const std::size_t first_row = item / up_grid_.groups * block_rows_;
+  const std::size_t rows = std::min(block_rows_, rows_.size() - first_row);
+  const std::size_t first_output = item % up_grid_.groups * up_grid_.width;
+  const std::size_t outputs = std::min(up_grid_.width, up.group_outputs - first_output);
+  const float* input = normed(scratch, phase, 1, weights.post_attention_layernorm, first_row, rows,
+                              layer, Operation::post_attention_layernorm);
+  float* output = act_.data() + first_row * up.group_outputs + first_output;
+  multiply(scratch, up, first_output, outputs, input, rows, output, up.group_outputs);
+  for (std::size_t row = 0; row < rows; ++row) {
+    float* act = output + row * up.group_outputs;
+    kernels_.map(config_.activation, act, act, outputs);
+  }
+}
+
+void Model::Pass::attend(Scratch& scratch, std::size_t layer, std::size_t item) {
+  const Queries& queries = queries_[item / config_.heads];
+  const std::size_t head = item % config_.heads;
+  const Segment& segment = segments_[queries.segment];
+  KvCache& cache = segment.step->sequence->cache;
+  const std::size_t slots = cache.length(layer, head);
+  // All keys of this head are in place now, so the first item of a segment takes their norms.
+  if (queries.first == 0 && !kernels_.key_norms(cache.keys(layer, head), config_.head_dim, slots,
+                                                segment.count, cache.norms(layer, head))) {
+    for (std::size_t i = 0; i < segment.count; ++i) {
+      const float norm = cache.norms(layer, head)[slots + i];
+      if (!(norm - norm == 0.0f)) fail(segment.first_row + i, layer, Operation::key_norm);
+    }
+  }
+  const Linear& qkv = weights_.layers[layer].query_key_value;
+  const std::size_t row = segment.first_row + queries.first;
+  kernels_.attention({.queries = queries.count,
+                      .first_slots = slots + queries.first + 1,
+                      .head_dim = config_.head_dim,
+                      .query = qkv_.data() + row * qkv.outputs() + head * qkv.group_stride(),
+                      .query_stride = qkv.outputs(),
+                      .keys = cache.keys(layer, head),
+                      .values = cache.values(layer, head),
+                      .value_stride = cache.value_stride(),
+                      .scale = scale_,
+                      .output = context_.data() + row * config_.hidden + head * config_.head_dim,
+                      .output_stride = config_.hidden,
+                      .scratch = scratch.attention.data()});
+}
+
+void Model::Pass::out(Scratch& scratch, Kind kind, std::size_t layer, std::size_t item) {
+  const LayerWeights& weights = weights_.layers[layer];
+  const std::size_t hidden = config_.hidden;
+  const std::size_t first_row = item / out_grid_.groups * block_rows_;
+  const std::size_t rows = std::min(block_rows_, rows_.size() - first_row);
+  const std::size_t first = item % out_grid_.groups * out_grid_.width;
+  const std::size_t width = std::min(out_grid_.width, hidden - first);
+  float* attn = scratch.output.data();
+  float* mlp = attn + (kind == Kind::both_out ? rows * width : 0);
+  if (kind != Kind::mlp_out) {
+    multiply(scratch, weights.dense, first, width, context_.data() + first_row * hidden, rows, attn,
+             width);
+  }
+  if (kind != Kind::attention_out) {
+    const Linear& down = weights.dense_4h_to_h;
+    multiply(scratch, down, first, width, act_.data() + first_row * down.inputs, rows, mlp, width);
+  }
+  for (std::size_t row = 0; row < rows; ++row) {
+    float* x = x_.data() + (first_row + row) * hidden + first;
+    if (kind == Kind::both_out) {
+      kernels_.add3(attn + row * width, mlp + row * width, x, x, width);
+    } else {
+      kernels_.add(attn + row * width, x, x, width);
+    }
+  }
+}
+
+void Model::Pass::logits(Scratch& scratch, std::uint32_t phase, std::size_t item) {
+  const std::size_t hidden = config_.hidden;
+  const std::size_t block = item / logits_grid_.groups;
+  const std::size_t first_wanted = block * wanted_block_rows_;
+  const std::size_t rows = std::min(wanted_block_rows_, wanted_.size() - first_wanted);
+  const std::size_t first = item % logits_grid_.groups * logits_grid_.width;
+  const std::size_t width = std::min(logits_grid_.width, config_.vocab - first);
+  const Wanted* wanted = wanted_.data() + first_wanted;
+
+  const std::uint64_t tag = (passes_ << 40) | (static_cast<std::uint64_t>(phase) << 20) | block;
+  if (scratch.norm_of[0] != tag) {
+    scratch.norm_of[0] = tag;
+    for (std::size_t i = 0; i < rows; ++i) {
+      if (!kernels_.layer_norm(x_.data() + wanted[i].row * hidden, hidden,
+                               weights_.final_layer_norm.gamma.data(),
+                               weights_.final_layer_norm.beta.data(), config_.layer_norm_eps,
+                               scratch.normed.data() + i * hidden)) {
+        fail(wanted[i].row, config_.layers, Operation::final_layer_norm);
+      }
+    }
+  }
+  bool in_place = true;
+  for (std::size_t i = 1; i < rows; ++i) {
+    in_place = in_place && wanted[i].logits == wanted[i - 1].logits + config_.vocab;
+  }
+  float* output = in_place ? wanted[0].logits + first : scratch.output.data();
+  const std::size_t stride = in_place ? config_.vocab : width;
+  multiply(scratch, weights_.embed_out, first, width, scratch.normed.data(), rows, output, stride);
+  for (std::size_t i = 0; i < rows; ++i) {
+    const float* row = output + i * stride;
+    if (!kernels_.all_finite(row, width)) fail(wanted[i].row, config_.layers, Operation::logits);
+    if (!in_place) std::memcpy(wanted[i].logits + first, row, width * sizeof(float));
+  }
+}
+
+void Model::Pass::work(void* context, std::uint32_t phase, std::uint32_t item,
+                       std::size_t participant) noexcept {
+  auto& pass = *static_cast<Pass*>(context);
+  Scratch& scratch = pass.scratch_[participant];
+  const PhaseInfo& info = pass.infos_[phase];
+  switch (info.kind) {
+    case Kind::attention_in:
+      pass.attention_in(scratch, phase, info.layer, item);
+      break;
+    case Kind::mlp_in:
+      pass.mlp_in(scratch, phase, info.layer, item);
+      break;
+    case Kind::both_in:
+      // Row blocks stay together, so that one participant normalizes them once.
+      {
+        const std::size_t per_block = pass.qkv_grid_.groups + pass.up_grid_.groups;
+        const std::size_t block = item / per_block;
+        const std::size_t group = item % per_block;
+        if (group < pass.qkv_grid_.groups) {
+          pass.attention_in(scratch, phase, info.layer, block * pass.qkv_grid_.groups + group);
+        } else {
+          pass.mlp_in(scratch, phase, info.layer,
+                      block * pass.up_grid_.groups + group - pass.qkv_grid_.groups);
+        }
+      }
+      break;
+    case Kind::attention:
+      pass.attend(scratch, info.layer, item);
+      break;
+    case Kind::attention_out:
+    case Kind::mlp_out:
+    case Kind::both_out:
+      pass.out(scratch, info.kind, info.layer, item);
+      break;
+    case Kind::logits:
+      pass.logits(scratch, phase, item);
+      break;
+  }
+}
+
+void Model::Pass::run() noexcept {
+  ++passes_;
+  plan();
+  for (std::size_t row = 0; row < rows_.size(); ++row) {
+    const Row& place = rows_[row];
+    const Segment& segment = segments_[place.segment];
+    const auto token = segment.step->tokens[segment.offset + place.offset];
+    weights_.embed(kernels_, static_cast<std::size_t>(token), x_.data() + row * config_.hidden);
+  }
+  team_.run(phases_, this);
+}
+
+std::optional<Model::Pass::Failure> Model::Pass::failure(const Segment& segment) const {
+  const std::uint64_t code = segment.first_failure->load();
+  if (code == ~std::uint64_t{0}) return std::nullopt;
+  return Failure{static_cast<std::size_t>(code >> 32),
+                 static_cast<std::size_t>(code >> 8) & 0xffffff,
+                 static_cast<Operation>(code & 0xff)};
+}
+
+void Model::Pass::cut_item(void* context, std::uint32_t, std::uint32_t item,
+                           std::size_t participant) noexcept {
+  auto& pass = *static_cast<Pass*>(context);
+  Scratch& scratch = pass.scratch_[participant];
+  KvCache& cache = pass.cutting_->cache;
+  const std::size_t layer = pass.due_layers_[item / pass.config_.heads];
+  const std::size_t head = item % pass.config_.heads;
+  const std::size_t before = cache.length(layer, head);
+  const std::size_t after = pass.cutting_->press->keep_ratio.of(before);
+  if (after == before) return;
+  std::uint32_t* kept = scratch.kept.data();
+  select_lowest(cache.norms(layer, head), before, after, scratch.ranking.data(), kept);
+  pass.kernels_.compact_keys(cache.keys(layer, head), pass.config_.head_dim, kept, after);
+  pass.kernels_.compact_rows(cache.values(layer, head), cache.value_stride(), kept, after);
+  float* norms = cache.norms(layer, head);
+  std::int32_t* positions = cache.positions(layer, head);
+  for (std::size_t slot = 0; slot < after; ++slot) {
+    norms[slot] = norms[kept[slot]];
+    positions[slot] = positions[kept[slot]];
+  }
+  cache.set_length(layer, head, after);
+}
+
+void Model::Pass::cut(Sequence& sequence) noexcept {
+  due_layers_.clear();
+  for (std::size_t layer = 0; layer < config_.layers; ++layer) {
+    const std::size_t before = sequence.cache.longest(layer);
+    if (!sequence.press->due(layer, before)) continue;
+    const std::size_t after = sequence.press->keep_ratio.of(before);
+    if (after == before) continue;
+    due_layers_.push_back(layer);
+    sequence.cuts.push_back({layer, sequence.position - 1, before, after});
+  }
+  if (due_layers_.empty()) return;
+  cutting_ = &sequence;
+  const Phase phase{static_cast<std::uint32_t>(due_layers_.size() * config_.heads), cut_item};
+  team_.run({&phase, 1}, this);
+}
+
+}  // namespace neoxref::engine

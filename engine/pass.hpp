@@ -1,0 +1,153 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <vector>
+
+#include "engine/buffer.hpp"
+#include "engine/model.hpp"
+
+namespace neoxref::engine {
+
+/// One walk of up to max_rows tokens through all layers: the numbered phases of a parallel region,
+/// and the memory they share. Rows are tokens, of one sequence or of many.
+///   layer, parallel residual    {norms, qkv, rotary, append, up, activation}, {key norms,
+///                               attention over heads}, {dense, down, residual}
+///   layer, sequential residual  the same with a phase each for {dense, residual},
+///                               {norm, up, activation} and {down, residual}
+///   at the end                  {final norm, unembedding}
+/// How rows and outputs are cut into items only decides who computes what, never a bit.
+class Model::Pass {
+public:
+  static constexpr std::size_t max_rows = 512;
+
+  /// Tokens of one step in this pass.
+  struct Segment {
+    Step* step;
+    std::size_t offset;  ///< of its first token in the step
+    std::size_t first_row;
+    std::size_t count;
+    std::atomic<std::uint64_t>* first_failure;  ///< see fail(); all ones: none
+  };
+  struct Failure {
+    std::size_t row;  ///< in the segment
+    std::size_t layer;
+    Operation operation;
+  };
+
+  Pass(const Config& config, const Weights& weights, const simd::Kernels& kernels, Team& team);
+
+  /// Makes room, so that run and cut do not allocate: for this many steps, and slots in a cache.
+  void reserve(std::size_t steps, std::size_t slots);
+  void clear();
+  void add(Step& step, std::size_t offset, std::size_t count);
+  std::span<const Segment> segments() const { return segments_; }
+  std::size_t rows() const { return rows_.size(); }
+
+  void run() noexcept;
+  /// The first in (token, layer, operation) order.
+  std::optional<Failure> failure(const Segment& segment) const;
+
+  /// Cuts the layers of the sequence that are due and writes it down.
+  void cut(Sequence& sequence) noexcept;
+
+private:
+  enum class Kind : std::uint8_t {
+    attention_in,  ///< input_layernorm, qkv, rotary, append
+    mlp_in,        ///< post_attention_layernorm, up, activation
+    both_in,       ///< the two of them, on the same x
+    attention,
+    attention_out,  ///< x = dense(context) + x
+    mlp_out,        ///< x = down(act) + x
+    both_out,       ///< x = (dense(context) + down(act)) + x
+    logits
+  };
+  struct PhaseInfo {
+    Kind kind;
+    std::size_t layer;
+  };
+  struct Row {
+    std::uint32_t segment;
+    std::uint32_t offset;  ///< in the segment
+  };
+  struct Wanted {
+    std::uint32_t row;
+    float* logits;
+  };
+  struct Queries {
+    std::uint32_t segment;
+    std::uint32_t first;  ///< in the segment
+    std::uint32_t count;
+  };
+  struct Scratch {
+    Buffer<float> normed;  ///< [2][block_rows, hidden]
+    Buffer<float> product;
+    Buffer<float> output;  ///< [2][block_rows, hidden] or [block_rows, logits_width]
+    Buffer<float> attention;
+    Buffer<std::uint64_t> ranking;
+    Buffer<std::uint32_t> kept;
+    std::uint64_t norm_of[2] = {};  ///< which rows `normed` holds, see normed()
+  };
+  struct Grid {
+    std::size_t row_blocks = 0;
+    std::size_t width = 0;   ///< outputs of an item
+    std::size_t groups = 0;  ///< items of a row block
+    std::size_t items() const { return row_blocks * groups; }
+  };
+
+  static void work(void* context, std::uint32_t phase, std::uint32_t item,
+                   std::size_t participant) noexcept;
+  static void cut_item(void* context, std::uint32_t phase, std::uint32_t item,
+                       std::size_t participant) noexcept;
+  void plan();
+  Grid grid(std::size_t rows, std::size_t outputs, std::size_t unit) const;
+  const float* normed(Scratch& scratch, std::uint32_t phase, std::size_t slot, const Norm& norm,
+                      std::size_t first, std::size_t count, std::size_t layer, Operation operation);
+  void attention_in(Scratch& scratch, std::uint32_t phase, std::size_t layer, std::size_t item);
+  void append(std::size_t layer, std::size_t first_row, std::size_t rows, std::size_t first_head,
+              std::size_t heads);
+  void mlp_in(Scratch& scratch, std::uint32_t phase, std::size_t layer, std::size_t item);
+  void attend(Scratch& scratch, std::size_t layer, std::size_t item);
+  void out(Scratch& scratch, Kind kind, std::size_t layer, std::size_t item);
+  void logits(Scratch& scratch, std::uint32_t phase, std::size_t item);
+  void multiply(Scratch& scratch, const Linear& linear, std::size_t first_output,
+                std::size_t outputs, const float* input, std::size_t rows, float* output,
+                std::size_t output_stride);
+  void fail(std::size_t row, std::size_t layer, Operation operation);
+
+  const Config& config_;
+  const Weights& weights_;
+  const simd::Kernels& kernels_;
+  Team& team_;
+  RotaryTable rotary_;
+  float scale_;
+
+  std::vector<PhaseInfo> infos_;
+  std::vector<Phase> phases_;
+  std::vector<Segment> segments_;
+  std::vector<Row> rows_;
+  std::vector<Wanted> wanted_;
+  std::vector<Queries> queries_;
+  std::unique_ptr<std::atomic<std::uint64_t>[]> failures_;
+  std::size_t failures_size_ = 0;
+  std::uint64_t passes_ = 0;
+
+  Grid qkv_grid_, up_grid_, out_grid_, logits_grid_;
+  std::size_t block_rows_ = 0;         ///< of this pass, for the layers
+  std::size_t wanted_block_rows_ = 0;  ///< likewise, for the logits
+
+  Buffer<float> x_;        ///< [max_rows, hidden]
+  Buffer<float> qkv_;      ///< [max_rows, qkv outputs]
+  Buffer<float> context_;  ///< [max_rows, hidden]
+  Buffer<float> act_;      ///< [max_rows, up outputs]
+  std::vector<Scratch> scratch_;
+
+  Sequence* cutting_ = nullptr;
+  std::vector<std::size_t> due_layers_;
+};
+
+}  // namespace neoxref::engine

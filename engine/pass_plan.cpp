@@ -1,0 +1,176 @@
+// SPDX-License-Identifier: Apache-2.0
+// How a pass is cut into items. Nothing here can change a bit; everything here is speed.
+#include <algorithm>
+#include <cmath>
+
+#include "engine/pass.hpp"
+
+namespace neoxref::engine {
+namespace {
+
+/// Rows that an item multiplies at once: their activations fit the second-level cache.
+constexpr std::size_t most_block_rows = 96;
+/// Row tiles of all instruction sets divide this.
+constexpr std::size_t row_unit = 12;
+constexpr std::size_t query_block = 48;
+/// Items for each thread in a phase: enough that the last ones to finish leave little waiting.
+constexpr std::size_t items_per_thread = 6;
+/// Narrower items would mostly claim tickets (few rows) or copy activations (many rows).
+constexpr std::size_t least_width_few_rows = 64;
+constexpr std::size_t least_width_many_rows = 512;
+/// Widest piece of logits that is computed beside its place, for batches.
+constexpr std::size_t most_logits_width = 4096;
+
+std::size_t blocks(std::size_t n, std::size_t size) {
+  return (n + size - 1) / size;
+}
+
+std::size_t balanced(std::size_t rows) {
+  const std::size_t count = blocks(rows, most_block_rows);
+  return rows <= most_block_rows ? rows : simd::round_up(blocks(rows, count), row_unit);
+}
+
+}  // namespace
+
+Model::Pass::Pass(const Config& config, const Weights& weights, const simd::Kernels& kernels,
+                  Team& team)
+    : config_(config),
+      weights_(weights),
+      kernels_(kernels),
+      team_(team),
+      rotary_(config, kernels),
+      scale_(static_cast<float>(1.0 / std::sqrt(static_cast<double>(config.head_dim)))),
+      x_(max_rows * config.hidden),
+      qkv_(max_rows * weights.layers.front().query_key_value.outputs()),
+      context_(max_rows * config.hidden),
+      act_(max_rows * config.intermediate),
+      scratch_(team.threads()) {
+  const auto phase = [&](Kind kind, std::size_t layer) {
+    infos_.push_back({kind, layer});
+    phases_.push_back({0, work});
+  };
+  for (std::size_t layer = 0; layer < config.layers; ++layer) {
+    phase(config.parallel_residual ? Kind::both_in : Kind::attention_in, layer);
+    phase(Kind::attention, layer);
+    if (config.parallel_residual) {
+      phase(Kind::both_out, layer);
+    } else {
+      phase(Kind::attention_out, layer);
+      phase(Kind::mlp_in, layer);
+      phase(Kind::mlp_out, layer);
+    }
+  }
+  phase(Kind::logits, config.layers);
+  rows_.reserve(max_rows);
+  wanted_.reserve(max_rows);
+  due_layers_.reserve(config.layers);
+  const std::size_t deepest = std::max(config.hidden, config.intermediate);
+  for (Scratch& scratch : scratch_) {
+    scratch.normed = Buffer<float>(2 * most_block_rows * config.hidden);
+    scratch.product = Buffer<float>(simd::product_scratch(most_block_rows, deepest));
+    scratch.output =
+        Buffer<float>(most_block_rows * std::max(2 * config.hidden, most_logits_width));
+  }
+}
+
+void Model::Pass::reserve(std::size_t steps, std::size_t slots) {
+  segments_.reserve(steps);
+  queries_.reserve(steps + max_rows / query_block);
+  if (failures_size_ < steps) {
+    failures_ = std::make_unique<std::atomic<std::uint64_t>[]>(steps);
+    failures_size_ = steps;
+  }
+  const std::size_t floats = simd::attention_scratch(query_block, slots, config_.head_dim);
+  for (Scratch& scratch : scratch_) {
+    if (scratch.attention.size() < floats) scratch.attention = Buffer<float>(floats);
+    if (scratch.kept.size() < slots) {
+      scratch.kept = Buffer<std::uint32_t>(slots);
+      scratch.ranking = Buffer<std::uint64_t>(slots);
+    }
+  }
+}
+
+void Model::Pass::clear() {
+  segments_.clear();
+  rows_.clear();
+  wanted_.clear();
+  queries_.clear();
+}
+
+void Model::Pass::add(Step& step, std::size_t offset, std::size_t count) {
+  std::atomic<std::uint64_t>& failure = failures_[segments_.size()];
+  failure.store(~std::uint64_t{0});
+  const auto segment = static_cast<std::uint32_t>(segments_.size());
+  segments_.push_back({&step, offset, rows_.size(), count, &failure});
+  for (std::size_t i = 0; i < count; ++i) {
+    const bool last = offset + i + 1 == step.tokens.size();
+    const auto row = static_cast<std::uint32_t>(rows_.size());
+    if (step.rows == LogitRows::all) {
+      wanted_.push_back({row, step.logits + (offset + i) * config_.vocab});
+    } else if (step.rows == LogitRows::last && last) {
+      wanted_.push_back({row, step.logits});
+    }
+    rows_.push_back({segment, static_cast<std::uint32_t>(i)});
+  }
+  // The last queries see the most slots: they go first, so that no long item is left for the end.
+  for (std::size_t block = blocks(count, query_block); block-- > 0;) {
+    const std::size_t first = block * query_block;
+    queries_.push_back({segment, static_cast<std::uint32_t>(first),
+                        static_cast<std::uint32_t>(std::min(query_block, count - first))});
+  }
+}
+
+Model::Pass::Grid Model::Pass::grid(std::size_t rows, std::size_t outputs, std::size_t unit) const {
+  Grid grid;
+  if (rows == 0) return grid;
+  const std::size_t block = balanced(rows);
+  grid.row_blocks = blocks(rows, block);
+  const std::size_t threads = team_.threads();
+  const std::size_t wanted = threads == 1 ? 1 : blocks(threads * items_per_thread, grid.row_blocks);
+  const std::size_t least = block > 8 ? least_width_many_rows : least_width_few_rows;
+  grid.width = simd::round_up(std::max(blocks(outputs, wanted), std::min(least, outputs)), unit);
+  grid.groups = blocks(outputs, grid.width);
+  return grid;
+}
+
+void Model::Pass::plan() {
+  const Linear& qkv = weights_.layers.front().query_key_value;
+  block_rows_ = balanced(rows_.size());
+  wanted_block_rows_ = balanced(wanted_.size());
+  qkv_grid_ = grid(rows_.size(), qkv.outputs(), qkv.group_stride());
+  up_grid_ = grid(rows_.size(), config_.intermediate, simd::lanes);
+  out_grid_ = grid(rows_.size(), config_.hidden, simd::lanes);
+  logits_grid_ = grid(wanted_.size(), config_.vocab, simd::lanes);
+  if (logits_grid_.width > most_logits_width) {
+    logits_grid_.width = most_logits_width;
+    logits_grid_.groups = blocks(config_.vocab, most_logits_width);
+  }
+  for (std::size_t i = 0; i < phases_.size(); ++i) {
+    std::size_t items = 0;
+    switch (infos_[i].kind) {
+      case Kind::attention_in:
+        items = qkv_grid_.items();
+        break;
+      case Kind::mlp_in:
+        items = up_grid_.items();
+        break;
+      case Kind::both_in:
+        items = qkv_grid_.items() + up_grid_.items();
+        break;
+      case Kind::attention:
+        items = queries_.size() * config_.heads;
+        break;
+      case Kind::attention_out:
+      case Kind::mlp_out:
+      case Kind::both_out:
+        items = out_grid_.items();
+        break;
+      case Kind::logits:
+        items = logits_grid_.items();
+        break;
+    }
+    phases_[i].items = static_cast<std::uint32_t>(items);
+  }
+}
+
+}  // namespace neoxref::engine

@@ -1,0 +1,97 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/sampler.hpp"
+
+#include <algorithm>
+#include <numeric>
+#include <string>
+
+#include "engine/error.hpp"
+#include "simd/float_environment.hpp"
+
+namespace neoxref::engine {
+
+std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> counter,
+                                    std::array<std::uint32_t, 2> key) {
+  constexpr int rounds = 10;
+  for (int round = 0; round < rounds; ++round) {
+    const std::uint64_t product0 = std::uint64_t{0xD2511F53} * counter[0];
+    const std::uint64_t product1 = std::uint64_t{0xCD9E8D57} * counter[2];
+    counter = {static_cast<std::uint32_t>(product1 >> 32) ^ counter[1] ^ key[0],
+               static_cast<std::uint32_t>(product1),
+               static_cast<std::uint32_t>(product0 >> 32) ^ counter[3] ^ key[1],
+               static_cast<std::uint32_t>(product0)};
+    key[0] += 0x9E3779B9;
+    key[1] += 0xBB67AE85;
+  }
+  return counter;
+}
+
+std::size_t argmax(std::span<const float> values) {
+  std::size_t best = 0;
+  for (std::size_t i = 1; i < values.size(); ++i) {
+    if (values[i] > values[best]) best = i;
+  }
+  return best;
+}
+
+Sampler::Sampler(const Sampling& sampling, const simd::Kernels& kernels)
+    : sampling_(sampling), kernels_(kernels) {
+  const float t = sampling.temperature;
+  if (!(t >= 0.0f) || t - t != 0.0f) {
+    throw Error("temperature", "out of range", "0 or a positive number", std::to_string(t));
+  }
+  if (!(sampling.top_p > 0.0 && sampling.top_p <= 1.0)) {
+    throw Error("top_p", "out of range", "above 0 and at most 1", std::to_string(sampling.top_p));
+  }
+}
+
+std::int32_t Sampler::draw(std::span<const float> logits, std::uint64_t position,
+                           std::uint64_t sequence) {
+  if (sampling_.temperature == 0.0f) return static_cast<std::int32_t>(argmax(logits));
+  const simd::FloatEnvironment environment;
+  weights_.resize(logits.size());
+  float max = logits[0] / sampling_.temperature;
+  for (std::size_t i = 0; i < logits.size(); ++i) {
+    weights_[i] = logits[i] / sampling_.temperature;
+    max = std::max(max, weights_[i]);
+  }
+  for (float& weight : weights_) weight = weight - max;
+  kernels_.map(simd::Function::exp, weights_.data(), weights_.data(), weights_.size());
+
+  order_.resize(logits.size());
+  std::iota(order_.begin(), order_.end(), 0);
+  const auto weight = [&](std::int32_t id) { return weights_[static_cast<std::size_t>(id)]; };
+  const auto before = [&](std::int32_t a, std::int32_t b) {
+    return weight(a) > weight(b) || (weight(a) == weight(b) && a < b);
+  };
+  if (sampling_.top_k > 0 && sampling_.top_k < order_.size()) {
+    const auto end = order_.begin() + static_cast<std::ptrdiff_t>(sampling_.top_k);
+    std::nth_element(order_.begin(), end, order_.end(), before);
+    order_.resize(sampling_.top_k);
+  }
+  std::sort(order_.begin(), order_.end(), before);
+
+  double total = 0.0;
+  for (const std::int32_t id : order_) total += static_cast<double>(weight(id));
+  double prefix = 0.0;
+  for (std::size_t i = 0; i < order_.size(); ++i) {
+    prefix += static_cast<double>(weight(order_[i]));
+    if (prefix >= sampling_.top_p * total) {
+      order_.resize(i + 1);
+      break;
+    }
+  }
+  const auto low = [](std::uint64_t x) { return static_cast<std::uint32_t>(x); };
+  const auto high = [](std::uint64_t x) { return static_cast<std::uint32_t>(x >> 32); };
+  const std::uint32_t word = philox({low(position), high(position), low(sequence), high(sequence)},
+                                    {low(sampling_.seed), high(sampling_.seed)})[0];
+  const double u = (static_cast<double>(word) + 0.5) * 0x1p-32;
+  double running = 0.0;
+  for (const std::int32_t id : order_) {
+    running += static_cast<double>(weight(id));
+    if (running > u * prefix) return id;
+  }
+  return order_.back();
+}
+
+}  // namespace neoxref::engine

@@ -1,0 +1,209 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/weights.hpp"
+
+#include <algorithm>
+#include <atomic>
+#include <cstring>
+
+#include "simd/scalar/ieee.hpp"
+
+namespace neoxref::engine {
+namespace {
+
+std::size_t element_size(simd::Dtype dtype) {
+  return dtype == simd::Dtype::f32 ? 4 : 2;
+}
+
+/// [elements], exact; for the vectors, which are short.
+std::vector<float> widened(const TensorView& tensor) {
+  check_finite(tensor);
+  const simd::Dtype dtype = weight_dtype(tensor);
+  std::vector<float> values(tensor.elements());
+  for (std::size_t i = 0; i < values.size(); ++i) {
+    std::uint16_t half = 0;
+    switch (dtype) {
+      case simd::Dtype::f32:
+        std::memcpy(&values[i], tensor.bytes.data() + 4 * i, 4);
+        break;
+      case simd::Dtype::f16:
+        std::memcpy(&half, tensor.bytes.data() + 2 * i, 2);
+        values[i] = simd::scalar::widen_f16(half);
+        break;
+      case simd::Dtype::bf16:
+        std::memcpy(&half, tensor.bytes.data() + 2 * i, 2);
+        values[i] = simd::scalar::widen_bf16(half);
+        break;
+    }
+  }
+  return values;
+}
+
+/// One matrix on its way from the file into its panels.
+struct Packing {
+  const TensorView* source;
+  Linear* target;
+  std::uint32_t first_item;  ///< of its panels, counted over all matrices
+};
+
+/// Columns of a panel that are moved at a time: 16 rows of this many stay in the first-level cache.
+constexpr std::size_t tile = 256;
+constexpr std::size_t panels_per_item = 4;
+
+template <class Element>
+void pack_panel(const TensorView& source, Linear& target, std::size_t panel) {
+  const std::size_t depth = target.inputs;
+  const std::size_t first = panel * simd::lanes;
+  const std::size_t group = first / target.group_stride();
+  const std::size_t row_in_group = first % target.group_stride();
+  const std::size_t rows = std::min(simd::lanes, target.group_outputs - row_in_group);
+  const std::byte* from =
+      source.bytes.data() + (group * target.group_outputs + row_in_group) * depth * sizeof(Element);
+  auto* to = reinterpret_cast<Element*>(target.packed.data()) + first * depth;
+  for (std::size_t start = 0; start < depth; start += tile) {
+    const std::size_t count = std::min(tile, depth - start);
+    Element rows_now[simd::lanes][tile];
+    for (std::size_t row = 0; row < simd::lanes; ++row) {
+      if (row < rows) {
+        std::memcpy(rows_now[row], from + (row * depth + start) * sizeof(Element),
+                    count * sizeof(Element));
+      } else {
+        std::memset(rows_now[row], 0, count * sizeof(Element));
+      }
+    }
+    for (std::size_t k = 0; k < count; ++k) {
+      for (std::size_t row = 0; row < simd::lanes; ++row) {
+        to[(start + k) * simd::lanes + row] = rows_now[row][k];
+      }
+    }
+  }
+}
+
+struct PackingJob {
+  std::vector<Packing> matrices;
+  std::vector<const TensorView*> to_check;
+  std::atomic<bool> bad{false};
+};
+
+void pack_item(void* context, std::uint32_t, std::uint32_t item, std::size_t) noexcept {
+  auto& job = *static_cast<PackingJob*>(context);
+  const auto after = std::upper_bound(
+      job.matrices.begin(), job.matrices.end(), item,
+      [](std::uint32_t number, const Packing& packing) { return number < packing.first_item; });
+  const Packing& packing = *(after - 1);
+  const std::size_t panels = packing.target->outputs() / simd::lanes;
+  const std::size_t first = (item - packing.first_item) * panels_per_item;
+  for (std::size_t panel = first; panel < std::min(panels, first + panels_per_item); ++panel) {
+    if (packing.target->dtype == simd::Dtype::f32) {
+      pack_panel<std::uint32_t>(*packing.source, *packing.target, panel);
+    } else {
+      pack_panel<std::uint16_t>(*packing.source, *packing.target, panel);
+    }
+  }
+}
+
+void check_item(void* context, std::uint32_t, std::uint32_t item, std::size_t) noexcept {
+  auto& job = *static_cast<PackingJob*>(context);
+  try {
+    check_finite(*job.to_check[item]);
+  } catch (...) {
+    job.bad = true;
+  }
+}
+
+}  // namespace
+
+simd::Panels Linear::panels(std::size_t first) const {
+  return {packed.data() + first * inputs * element_size(dtype), dtype, simd::lanes,
+          inputs * simd::lanes};
+}
+
+Weights Weights::pack(const Checkpoint& checkpoint, Team& team) {
+  const Config& config = checkpoint.config();
+  Weights weights;
+  weights.hidden_ = config.hidden;
+  PackingJob job;
+  std::uint32_t items = 0;
+
+  const auto norm = [&](Weight gamma, Weight beta, std::size_t layer) {
+    return Norm{widened(checkpoint.tensor(gamma, layer)), widened(checkpoint.tensor(beta, layer))};
+  };
+  const auto linear = [&](Linear& target, Weight matrix, const Weight* bias, std::size_t layer,
+                          std::size_t groups) {
+    const TensorView& source = checkpoint.tensor(matrix, layer);
+    target.dtype = weight_dtype(source);
+    target.inputs = source.shape[1];
+    target.groups = groups;
+    target.group_outputs = source.shape[0] / groups;
+    target.packed = Buffer<std::byte>(target.outputs() * target.inputs * element_size(target.dtype),
+                                      Buffer<std::byte>::Uninitialized{});
+    job.matrices.push_back({&source, &target, items});
+    job.to_check.push_back(&source);
+    const std::size_t panels = target.outputs() / simd::lanes;
+    items += static_cast<std::uint32_t>((panels + panels_per_item - 1) / panels_per_item);
+    if (bias == nullptr || !checkpoint.has(*bias)) return;
+    const std::vector<float> values = widened(checkpoint.tensor(*bias, layer));
+    target.bias.assign(target.outputs(), 0.0f);
+    for (std::size_t i = 0; i < values.size(); ++i) {
+      target.bias[i / target.group_outputs * target.group_stride() + i % target.group_outputs] =
+          values[i];
+    }
+  };
+
+  weights.layers.resize(config.layers);
+  for (std::size_t layer = 0; layer < config.layers; ++layer) {
+    LayerWeights& to = weights.layers[layer];
+    to.input_layernorm = norm(Weight::input_norm_weight, Weight::input_norm_bias, layer);
+    to.post_attention_layernorm = norm(Weight::post_norm_weight, Weight::post_norm_bias, layer);
+    constexpr Weight qkv_bias = Weight::qkv_bias;
+    constexpr Weight dense_bias = Weight::dense_bias;
+    constexpr Weight up_bias = Weight::mlp_up_bias;
+    constexpr Weight down_bias = Weight::mlp_down_bias;
+    linear(to.query_key_value, Weight::qkv_weight, &qkv_bias, layer, config.heads);
+    linear(to.dense, Weight::dense_weight, &dense_bias, layer, 1);
+    linear(to.dense_h_to_4h, Weight::mlp_up_weight, &up_bias, layer, 1);
+    linear(to.dense_4h_to_h, Weight::mlp_down_weight, &down_bias, layer, 1);
+  }
+  weights.final_layer_norm = norm(Weight::final_norm_weight, Weight::final_norm_bias, 0);
+  linear(weights.embed_out, Weight::embed_out, nullptr, 0, 1);
+
+  const TensorView& embed_in = checkpoint.tensor(Weight::embed_in);
+  job.to_check.push_back(&embed_in);
+  weights.embed_in_ = embed_in.bytes;
+  weights.embed_dtype_ = weight_dtype(embed_in);
+
+  const Phase phases[] = {{static_cast<std::uint32_t>(job.to_check.size()), check_item},
+                          {items, pack_item}};
+  team.run(phases, &job);
+  if (job.bad) {
+    for (const TensorView* tensor : job.to_check) check_finite(*tensor);
+  }
+  return weights;
+}
+
+void Weights::embed(const simd::Kernels& kernels, std::size_t token, float* out) const {
+  const std::size_t size = hidden_ * element_size(embed_dtype_);
+  const std::byte* row = embed_in_.data() + token * size;
+  if (embed_dtype_ == simd::Dtype::f32) {
+    std::memcpy(out, row, size);
+    return;
+  }
+  // The format promises no alignment, so the row is copied before it is read as 16-bit numbers.
+  constexpr std::size_t at_once = 512;
+  std::uint16_t halves[at_once];
+  for (std::size_t start = 0; start < hidden_; start += at_once) {
+    const std::size_t count = std::min(at_once, hidden_ - start);
+    std::memcpy(halves, row + start * 2, count * 2);
+    kernels.widen(embed_dtype_, halves, out + start, count);
+  }
+}
+
+std::size_t Weights::packed_bytes() const {
+  std::size_t bytes = embed_out.packed.size();
+  for (const LayerWeights& layer : layers) {
+    bytes += layer.query_key_value.packed.size() + layer.dense.packed.size() +
+             layer.dense_h_to_4h.packed.size() + layer.dense_4h_to_h.packed.size();
+  }
+  return bytes;
+}
+
+}  // namespace neoxref::engine

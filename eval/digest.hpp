@@ -1,0 +1,28 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <memory>
+#include <span>
+#include <string>
+
+namespace neoxref::eval {
+
+/// XXH3-128 over little-endian binary32 values in the order they are added; every NaN counts as
+/// 0x7fc00000. Two runs with the same digest gave the same bits.
+class Digest {
+public:
+  Digest();
+  Digest(Digest&&) noexcept;
+  Digest& operator=(Digest&&) noexcept;
+  ~Digest();
+
+  void add(std::span<const float> values);
+  /// 32 hexadecimal digits, canonical byte order.
+  std::string hex() const;
+
+private:
+  struct State;
+  std::unique_ptr<State> state_;
+};
+
+}  // namespace neoxref::eval

@@ -1,0 +1,32 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+#include <vector>
+
+namespace neoxref::eval {
+
+struct PlannedCut {
+  std::size_t token;   ///< index of the token after which it happens
+  std::size_t before;  ///< slots
+  std::size_t after;
+  bool operator==(const PlannedCut&) const = default;
+};
+
+/// keep_ratio = numerator / denominator.
+struct Ratio {
+  std::uint64_t numerator;
+  std::uint64_t denominator;
+  /// Reads "0.9", "1". Errors: std::invalid_argument.
+  static Ratio parse(std::string_view text);
+};
+
+/// The cuts of a layer that is not skipped, trigger `exceeds`, when `tokens` tokens enter of which
+/// the first `untouched` enter without a press. Integer arithmetic that shares no code with the
+/// engine: it predicts a run before it starts, and every run is held to it.
+std::vector<PlannedCut> plan(std::size_t tokens, std::size_t untouched, std::size_t prune_after,
+                             Ratio keep_ratio);
+
+}  // namespace neoxref::eval

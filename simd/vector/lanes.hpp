@@ -1,0 +1,535 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+/// The 16-lane types every vector kernel is written on, and the only file that uses xsimd or
+/// intrinsics. From xsimd come load, store, +, -, *, compare, select, min and max; division, square
+/// root, fma and conversions are the instructions themselves, because xsimd estimates, splits or
+/// reorders some of them on some machines.
+///
+/// Each instruction set compiles this file into its own namespace with internal linkage
+/// (NEOXREF_ISA), so that no copy built for a wider machine can be the one the linker keeps.
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+#include <xsimd/xsimd.hpp>
+
+#ifndef NEOXREF_ISA
+#error "vector kernels are compiled once per instruction set, with -DNEOXREF_ISA=name"
+#endif
+#ifdef __FAST_MATH__
+#error "the contract needs IEEE arithmetic: no -ffast-math"
+#endif
+
+#define NEOXREF_INLINE [[gnu::always_inline]] inline
+/// For lambdas: gcc leaves calls in long kernels otherwise.
+#define NEOXREF_INLINED __attribute__((always_inline))
+
+namespace neoxref::simd::NEOXREF_ISA {
+namespace {
+
+#if defined(__AVX512F__)
+using Arch = xsimd::avx512bw;
+#elif defined(__AVX2__) && defined(__FMA__)
+using Arch = xsimd::fma3<xsimd::avx2>;
+#elif defined(__aarch64__)
+using Arch = xsimd::neon64;
+#else
+#error "no 16-lane type for this instruction set"
+#endif
+
+using Native32 = xsimd::batch<float, Arch>;
+using Native64 = xsimd::batch<double, Arch>;
+using NativeMask32 = typename Native32::batch_bool_type;
+using NativeMask64 = typename Native64::batch_bool_type;
+
+/// Registers of one 16-lane value.
+inline constexpr std::size_t parts32 = 16 / Native32::size;
+inline constexpr std::size_t parts64 = 16 / Native64::size;
+
+/// f(0), f(1), ... f(count - 1) with the index as a constant: loops that must live in registers.
+template <std::size_t count, class F>
+NEOXREF_INLINE void repeat(F&& f) {
+  [&]<std::size_t... i>(std::index_sequence<i...>) __attribute__((always_inline)) {
+    (f(std::integral_constant<std::size_t, i>{}), ...);
+  }
+  (std::make_index_sequence<count>{});
+}
+
+struct f32x16 {
+  Native32 part[parts32];
+};
+struct f64x16 {
+  Native64 part[parts64];
+};
+struct mask32x16 {
+  NativeMask32 part[parts32];
+};
+struct mask64x16 {
+  NativeMask64 part[parts64];
+};
+
+// ---- binary32 ------------------------------------------------------------------------------
+
+NEOXREF_INLINE f32x16 load(const float* p) {
+  f32x16 v;
+  repeat<parts32>([&](auto i) NEOXREF_INLINED {
+    v.part[i] = Native32::load_unaligned(p + i * Native32::size);
+  });
+  return v;
+}
+
+NEOXREF_INLINE void store(float* p, const f32x16& v) {
+  repeat<parts32>([&](auto i)
+                      NEOXREF_INLINED { v.part[i].store_unaligned(p + i * Native32::size); });
+}
+
+/// The first n < 16 lanes from memory, the others +0; nothing past them is read.
+NEOXREF_INLINE f32x16 load_part(const float* p, std::size_t n) {
+#if defined(__AVX512F__)
+  return {{Native32(_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1u), p))}};
+#else
+  alignas(64) float buffer[16] = {};
+  std::memcpy(buffer, p, n * sizeof(float));
+  return load(buffer);
+#endif
+}
+
+/// Writes the first n < 16 lanes only.
+NEOXREF_INLINE void store_part(float* p, const f32x16& v, std::size_t n) {
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1u), v.part[0]);
+#else
+  alignas(64) float buffer[16];
+  store(buffer, v);
+  std::memcpy(p, buffer, n * sizeof(float));
+#endif
+}
+
+/// load / store of min(n, 16) lanes.
+NEOXREF_INLINE f32x16 load_up_to(const float* p, std::size_t n) {
+  return n >= 16 ? load(p) : load_part(p, n);
+}
+NEOXREF_INLINE void store_up_to(float* p, const f32x16& v, std::size_t n) {
+  if (n >= 16) {
+    store(p, v);
+  } else {
+    store_part(p, v, n);
+  }
+}
+
+NEOXREF_INLINE f32x16 broadcast(float x) {
+  f32x16 v;
+  const Native32 one(x);
+  repeat<parts32>([&](auto i) NEOXREF_INLINED { v.part[i] = one; });
+  return v;
+}
+
+NEOXREF_INLINE f32x16 zero() {
+  return broadcast(0.0f);
+}
+
+#define NEOXREF_LANEWISE(type, parts, op)                                               \
+  NEOXREF_INLINE type operator op(const type& a, const type& b) {                       \
+    type v;                                                                             \
+    repeat<parts>([&](auto i) NEOXREF_INLINED { v.part[i] = a.part[i] op b.part[i]; }); \
+    return v;                                                                           \
+  }
+NEOXREF_LANEWISE(f32x16, parts32, +)
+NEOXREF_LANEWISE(f32x16, parts32, -)
+NEOXREF_LANEWISE(f32x16, parts32, *)
+NEOXREF_LANEWISE(f64x16, parts64, +)
+NEOXREF_LANEWISE(f64x16, parts64, -)
+NEOXREF_LANEWISE(f64x16, parts64, *)
+NEOXREF_LANEWISE(mask32x16, parts32, |)
+NEOXREF_LANEWISE(mask32x16, parts32, &)
+NEOXREF_LANEWISE(mask64x16, parts64, |)
+NEOXREF_LANEWISE(mask64x16, parts64, &)
+#undef NEOXREF_LANEWISE
+
+#define NEOXREF_COMPARE(type, mask, parts, op)                                          \
+  NEOXREF_INLINE mask operator op(const type& a, const type& b) {                       \
+    mask m;                                                                             \
+    repeat<parts>([&](auto i) NEOXREF_INLINED { m.part[i] = a.part[i] op b.part[i]; }); \
+    return m;                                                                           \
+  }
+NEOXREF_COMPARE(f32x16, mask32x16, parts32, <)
+NEOXREF_COMPARE(f32x16, mask32x16, parts32, >)
+NEOXREF_COMPARE(f32x16, mask32x16, parts32, <=)
+NEOXREF_COMPARE(f32x16, mask32x16, parts32, >=)
+NEOXREF_COMPARE(f32x16, mask32x16, parts32, ==)
+NEOXREF_COMPARE(f64x16, mask64x16, parts64, <)
+NEOXREF_COMPARE(f64x16, mask64x16, parts64, >)
+NEOXREF_COMPARE(f64x16, mask64x16, parts64, <=)
+NEOXREF_COMPARE(f64x16, mask64x16, parts64, >=)
+NEOXREF_COMPARE(f64x16, mask64x16, parts64, ==)
+#undef NEOXREF_COMPARE
+
+NEOXREF_INLINE bool any(const mask32x16& m) {
+  bool result = false;
+  repeat<parts32>([&](auto i) NEOXREF_INLINED { result = result || xsimd::any(m.part[i]); });
+  return result;
+}
+NEOXREF_INLINE bool any(const mask64x16& m) {
+  bool result = false;
+  repeat<parts64>([&](auto i) NEOXREF_INLINED { result = result || xsimd::any(m.part[i]); });
+  return result;
+}
+
+/// m ? a : b, lane by lane.
+NEOXREF_INLINE f32x16 select(const mask32x16& m, const f32x16& a, const f32x16& b) {
+  f32x16 v;
+  repeat<parts32>(
+      [&](auto i) NEOXREF_INLINED { v.part[i] = xsimd::select(m.part[i], a.part[i], b.part[i]); });
+  return v;
+}
+NEOXREF_INLINE f64x16 select(const mask64x16& m, const f64x16& a, const f64x16& b) {
+  f64x16 v;
+  repeat<parts64>(
+      [&](auto i) NEOXREF_INLINED { v.part[i] = xsimd::select(m.part[i], a.part[i], b.part[i]); });
+  return v;
+}
+
+NEOXREF_INLINE bool all(const mask32x16& m) {
+  bool result = true;
+  repeat<parts32>([&](auto i) NEOXREF_INLINED { result = result && xsimd::all(m.part[i]); });
+  return result;
+}
+
+/// True in the lanes below n.
+NEOXREF_INLINE mask32x16 first_lanes(std::size_t n) {
+  alignas(64) static constexpr float index[16] = {0, 1, 2,  3,  4,  5,  6,  7,
+                                                  8, 9, 10, 11, 12, 13, 14, 15};
+  return load(index) < broadcast(static_cast<float>(n < 16 ? n : 16));
+}
+
+/// candidate > best ? candidate : best: a NaN candidate is passed over, best must not be NaN.
+NEOXREF_INLINE f32x16 larger(const f32x16& candidate, const f32x16& best) {
+  f32x16 v;
+  repeat<parts32>([&](auto i) NEOXREF_INLINED {
+#if defined(__AVX512F__)
+    v.part[i] = _mm512_max_ps(candidate.part[i], best.part[i]);
+#elif defined(__AVX2__)
+    v.part[i] = _mm256_max_ps(candidate.part[i], best.part[i]);
+#else
+    v.part[i] = vmaxnmq_f32(candidate.part[i], best.part[i]);
+#endif
+  });
+  return v;
+}
+
+NEOXREF_INLINE Native32 fma_native(const Native32& a, const Native32& b, const Native32& c) {
+#if defined(__AVX512F__)
+  return _mm512_fmadd_ps(a, b, c);
+#elif defined(__AVX2__)
+  return _mm256_fmadd_ps(a, b, c);
+#else
+  return vfmaq_f32(c, a, b);
+#endif
+}
+NEOXREF_INLINE Native64 fma_native(const Native64& a, const Native64& b, const Native64& c) {
+#if defined(__AVX512F__)
+  return _mm512_fmadd_pd(a, b, c);
+#elif defined(__AVX2__)
+  return _mm256_fmadd_pd(a, b, c);
+#else
+  return vfmaq_f64(c, a, b);
+#endif
+}
+
+/// a * b + c with one rounding.
+NEOXREF_INLINE f32x16 fma(const f32x16& a, const f32x16& b, const f32x16& c) {
+  f32x16 v;
+  repeat<parts32>([&](auto i)
+                      NEOXREF_INLINED { v.part[i] = fma_native(a.part[i], b.part[i], c.part[i]); });
+  return v;
+}
+NEOXREF_INLINE f64x16 fma(const f64x16& a, const f64x16& b, const f64x16& c) {
+  f64x16 v;
+  repeat<parts64>([&](auto i)
+                      NEOXREF_INLINED { v.part[i] = fma_native(a.part[i], b.part[i], c.part[i]); });
+  return v;
+}
+
+/// IEEE quotient, rounded to nearest even.
+NEOXREF_INLINE f32x16 divide(const f32x16& a, const f32x16& b) {
+  f32x16 v;
+  repeat<parts32>([&](auto i) NEOXREF_INLINED {
+#if defined(__AVX512F__)
+    v.part[i] = _mm512_div_ps(a.part[i], b.part[i]);
+#elif defined(__AVX2__)
+    v.part[i] = _mm256_div_ps(a.part[i], b.part[i]);
+#else
+    v.part[i] = vdivq_f32(a.part[i], b.part[i]);
+#endif
+  });
+  return v;
+}
+NEOXREF_INLINE f64x16 divide(const f64x16& a, const f64x16& b) {
+  f64x16 v;
+  repeat<parts64>([&](auto i) NEOXREF_INLINED {
+#if defined(__AVX512F__)
+    v.part[i] = _mm512_div_pd(a.part[i], b.part[i]);
+#elif defined(__AVX2__)
+    v.part[i] = _mm256_div_pd(a.part[i], b.part[i]);
+#else
+    v.part[i] = vdivq_f64(a.part[i], b.part[i]);
+#endif
+  });
+  return v;
+}
+
+/// IEEE square root, rounded to nearest even.
+NEOXREF_INLINE f32x16 square_root(const f32x16& a) {
+  f32x16 v;
+  repeat<parts32>([&](auto i) NEOXREF_INLINED {
+#if defined(__AVX512F__)
+    v.part[i] = _mm512_sqrt_ps(a.part[i]);
+#elif defined(__AVX2__)
+    v.part[i] = _mm256_sqrt_ps(a.part[i]);
+#else
+    v.part[i] = vsqrtq_f32(a.part[i]);
+#endif
+  });
+  return v;
+}
+
+// ---- lanes changing places -------------------------------------------------------------------
+
+/// Which lanes of one value go to which lanes of another.
+struct LaneMove {
+#if defined(__AVX512F__)
+  __m512i from;
+  __mmask16 moved;
+#elif defined(__AVX2__)
+  __m256i from[2];
+  __m256 moved[2][2];  ///< [half that receives][half that gives]
+#else
+  uint8x16_t from[4];
+#endif
+};
+
+/// from[l] is the lane that lane l receives, or 16 where it keeps its own.
+NEOXREF_INLINE LaneMove lane_move(const std::int32_t (&from)[16]) {
+  LaneMove move;
+#if defined(__AVX512F__)
+  move.from = _mm512_loadu_si512(from);
+  move.moved = _mm512_cmplt_epi32_mask(move.from, _mm512_set1_epi32(16));
+#elif defined(__AVX2__)
+  for (std::size_t to = 0; to < 2; ++to) {
+    move.from[to] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(from + 8 * to));
+    const __m256i half = _mm256_srli_epi32(move.from[to], 3);
+    move.moved[to][0] = _mm256_castsi256_ps(_mm256_cmpeq_epi32(half, _mm256_setzero_si256()));
+    move.moved[to][1] = _mm256_castsi256_ps(_mm256_cmpeq_epi32(half, _mm256_set1_epi32(1)));
+  }
+#else
+  // Four bytes of a 64-byte table; an index past it keeps the byte.
+  std::uint8_t bytes[64];
+  for (std::size_t i = 0; i < 64; ++i) {
+    const auto lane = static_cast<std::size_t>(from[i / 4]);
+    bytes[i] = static_cast<std::uint8_t>(lane < 16 ? 4 * lane + i % 4 : 255);
+  }
+  repeat<4>([&](auto i) NEOXREF_INLINED { move.from[i] = vld1q_u8(bytes + 16 * i); });
+#endif
+  return move;
+}
+
+/// `to` with the moved lanes of `value` in their places.
+NEOXREF_INLINE f32x16 moved_into(const f32x16& to, const f32x16& value, const LaneMove& move) {
+  f32x16 v;
+#if defined(__AVX512F__)
+  v.part[0] = _mm512_mask_permutexvar_ps(to.part[0], move.moved, move.from, value.part[0]);
+#elif defined(__AVX2__)
+  repeat<2>([&](auto half) {
+    const __m256 low = _mm256_permutevar8x32_ps(value.part[0], move.from[half]);
+    const __m256 high = _mm256_permutevar8x32_ps(value.part[1], move.from[half]);
+    const __m256 merged = _mm256_blendv_ps(to.part[half], low, move.moved[half][0]);
+    v.part[half] = _mm256_blendv_ps(merged, high, move.moved[half][1]);
+  });
+#else
+  uint8x16x4_t table;
+  repeat<4>([&](auto i) NEOXREF_INLINED { table.val[i] = vreinterpretq_u8_f32(value.part[i]); });
+  repeat<4>([&](auto i) NEOXREF_INLINED {
+    v.part[i] =
+        vreinterpretq_f32_u8(vqtbx4q_u8(vreinterpretq_u8_f32(to.part[i]), table, move.from[i]));
+  });
+#endif
+  return v;
+}
+
+// ---- binary64 ------------------------------------------------------------------------------
+
+NEOXREF_INLINE f64x16 load(const double* p) {
+  f64x16 v;
+  repeat<parts64>([&](auto i) NEOXREF_INLINED {
+    v.part[i] = Native64::load_unaligned(p + i * Native64::size);
+  });
+  return v;
+}
+
+NEOXREF_INLINE void store(double* p, const f64x16& v) {
+  repeat<parts64>([&](auto i)
+                      NEOXREF_INLINED { v.part[i].store_unaligned(p + i * Native64::size); });
+}
+
+NEOXREF_INLINE f64x16 broadcast(double x) {
+  f64x16 v;
+  const Native64 one(x);
+  repeat<parts64>([&](auto i) NEOXREF_INLINED { v.part[i] = one; });
+  return v;
+}
+
+/// Exact.
+NEOXREF_INLINE f64x16 to_f64(const f32x16& a) {
+  f64x16 v;
+#if defined(__AVX512F__)
+  v.part[0] = _mm512_cvtps_pd(_mm512_castps512_ps256(a.part[0]));
+  v.part[1] = _mm512_cvtps_pd(_mm512_extractf32x8_ps(a.part[0], 1));
+#elif defined(__AVX2__)
+  repeat<parts32>([&](auto i) NEOXREF_INLINED {
+    v.part[2 * i] = _mm256_cvtps_pd(_mm256_castps256_ps128(a.part[i]));
+    v.part[2 * i + 1] = _mm256_cvtps_pd(_mm256_extractf128_ps(a.part[i], 1));
+  });
+#else
+  repeat<parts32>([&](auto i) NEOXREF_INLINED {
+    v.part[2 * i] = vcvt_f64_f32(vget_low_f32(a.part[i]));
+    v.part[2 * i + 1] = vcvt_high_f64_f32(a.part[i]);
+  });
+#endif
+  return v;
+}
+
+/// Rounded to nearest even.
+NEOXREF_INLINE f32x16 to_f32(const f64x16& a) {
+  f32x16 v;
+#if defined(__AVX512F__)
+  v.part[0] = _mm512_insertf32x8(_mm512_castps256_ps512(_mm512_cvtpd_ps(a.part[0])),
+                                 _mm512_cvtpd_ps(a.part[1]), 1);
+#elif defined(__AVX2__)
+  repeat<parts32>([&](auto i) NEOXREF_INLINED {
+    v.part[i] = _mm256_set_m128(_mm256_cvtpd_ps(a.part[2 * i + 1]), _mm256_cvtpd_ps(a.part[2 * i]));
+  });
+#else
+  repeat<parts32>([&](auto i) NEOXREF_INLINED {
+    v.part[i] = vcvt_high_f32_f64(vcvt_f32_f64(a.part[2 * i]), a.part[2 * i + 1]);
+  });
+#endif
+  return v;
+}
+
+// ---- binary64 lanes as 64-bit integers -------------------------------------------------------
+
+#if defined(__AVX512F__)
+#define NEOXREF_ON_BITS(wide, narrow, neon, a, b) \
+  _mm512_castsi512_pd(_mm512_##wide(_mm512_castpd_si512(a), _mm512_castpd_si512(b)))
+#elif defined(__AVX2__)
+#define NEOXREF_ON_BITS(wide, narrow, neon, a, b) \
+  _mm256_castsi256_pd(_mm256_##narrow(_mm256_castpd_si256(a), _mm256_castpd_si256(b)))
+#else
+#define NEOXREF_ON_BITS(wide, narrow, neon, a, b) \
+  vreinterpretq_f64_u64(neon(vreinterpretq_u64_f64(a), vreinterpretq_u64_f64(b)))
+#endif
+#define NEOXREF_BITWISE(name, wide, narrow, neon)                            \
+  NEOXREF_INLINE f64x16 name(const f64x16& a, const f64x16& b) {             \
+    f64x16 v;                                                                \
+    repeat<parts64>([&](auto i) NEOXREF_INLINED {                            \
+      v.part[i] = NEOXREF_ON_BITS(wide, narrow, neon, a.part[i], b.part[i]); \
+    });                                                                      \
+    return v;                                                                \
+  }
+NEOXREF_BITWISE(add_bits, add_epi64, add_epi64, vaddq_u64)
+NEOXREF_BITWISE(subtract_bits, sub_epi64, sub_epi64, vsubq_u64)
+NEOXREF_BITWISE(and_bits, and_si512, and_si256, vandq_u64)
+NEOXREF_BITWISE(or_bits, or_si512, or_si256, vorrq_u64)
+#undef NEOXREF_BITWISE
+#undef NEOXREF_ON_BITS
+
+/// The low 12 bits moved to where sign and exponent are: the exponent k of 2^k, to be added.
+NEOXREF_INLINE f64x16 to_exponent_field(const f64x16& a) {
+  f64x16 v;
+  repeat<parts64>([&](auto i) NEOXREF_INLINED {
+#if defined(__AVX512F__)
+    v.part[i] = _mm512_castsi512_pd(_mm512_slli_epi64(_mm512_castpd_si512(a.part[i]), 52));
+#elif defined(__AVX2__)
+    v.part[i] = _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(a.part[i]), 52));
+#else
+    v.part[i] = vreinterpretq_f64_u64(vshlq_n_u64(vreinterpretq_u64_f64(a.part[i]), 52));
+#endif
+  });
+  return v;
+}
+
+/// Sign and exponent bits moved down to an integer in [0, 4096).
+NEOXREF_INLINE f64x16 from_exponent_field(const f64x16& a) {
+  f64x16 v;
+  repeat<parts64>([&](auto i) NEOXREF_INLINED {
+#if defined(__AVX512F__)
+    v.part[i] = _mm512_castsi512_pd(_mm512_srli_epi64(_mm512_castpd_si512(a.part[i]), 52));
+#elif defined(__AVX2__)
+    v.part[i] = _mm256_castsi256_pd(_mm256_srli_epi64(_mm256_castpd_si256(a.part[i]), 52));
+#else
+    v.part[i] = vreinterpretq_f64_u64(vshrq_n_u64(vreinterpretq_u64_f64(a.part[i]), 52));
+#endif
+  });
+  return v;
+}
+
+/// lane_sum's fold: l + (l+8), l + (l+4), l + (l+2), l + (l+1). Once per row, so plain code serves.
+NEOXREF_INLINE double fold(const f64x16& a) {
+  double lane[16];
+  store(lane, a);
+  for (std::size_t width = 8; width > 0; width /= 2) {
+    for (std::size_t l = 0; l < width; ++l) lane[l] += lane[l + width];
+  }
+  return lane[0];
+}
+
+// ---- 16-bit storage, widened exactly ---------------------------------------------------------
+
+struct f16_bits {
+  std::uint16_t bits;
+};
+struct bf16_bits {
+  std::uint16_t bits;
+};
+
+NEOXREF_INLINE f32x16 load(const f16_bits* p) {
+  f32x16 v;
+#if defined(__AVX512F__)
+  v.part[0] = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+#elif defined(__AVX2__)
+  repeat<parts32>([&](auto i) NEOXREF_INLINED {
+    v.part[i] = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8 * i)));
+  });
+#else
+  repeat<parts32>([&](auto i) NEOXREF_INLINED {
+    v.part[i] = vcvt_f32_f16(
+        vreinterpret_f16_u16(vld1_u16(reinterpret_cast<const std::uint16_t*>(p + 4 * i))));
+  });
+#endif
+  return v;
+}
+
+NEOXREF_INLINE f32x16 load(const bf16_bits* p) {
+  f32x16 v;
+#if defined(__AVX512F__)
+  const __m256i raw = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  v.part[0] = _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(raw), 16));
+#elif defined(__AVX2__)
+  repeat<parts32>([&](auto i) NEOXREF_INLINED {
+    const __m128i raw = _mm_loadu_si128(reinterpret_cast<const __m128i*>(p + 8 * i));
+    v.part[i] = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(raw), 16));
+  });
+#else
+  repeat<parts32>([&](auto i) NEOXREF_INLINED {
+    v.part[i] = vreinterpretq_f32_u32(
+        vshll_n_u16(vld1_u16(reinterpret_cast<const std::uint16_t*>(p + 4 * i)), 16));
+  });
+#endif
+  return v;
+}
+
+}  // namespace
+}  // namespace neoxref::simd::NEOXREF_ISA

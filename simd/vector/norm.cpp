@@ -1,0 +1,135 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <limits>
+
+#include "simd/vector/declare.hpp"
+#include "simd/vector/functions.hpp"
+#include "simd/vector/lanes.hpp"
+
+namespace neoxref::simd::NEOXREF_ISA {
+namespace {
+
+bool finite(double x) {
+  return x - x == 0.0;
+}
+
+f64x16 zero64() {
+  return broadcast(0.0);
+}
+
+/// Calls value(i, n) for each 16 elements, n >= 1 of them left, and adds what it gives by lane_sum.
+template <class Value>
+NEOXREF_INLINE double lane_sum(std::size_t length, Value value) {
+  f64x16 sum = zero64();
+  for (std::size_t i = 0; i < length; i += lanes) sum = sum + value(i, length - i);
+  return fold(sum);
+}
+
+/// The largest element that compares; NaN elements are passed over.
+float largest(const float* x, std::size_t n) {
+  constexpr float lowest = -std::numeric_limits<float>::infinity();
+  f32x16 max[4] = {broadcast(lowest), broadcast(lowest), broadcast(lowest), broadcast(lowest)};
+  std::size_t i = 0;
+  for (; i + 4 * lanes <= n; i += 4 * lanes) {
+    repeat<4>([&](auto j) { max[j] = larger(load(x + i + j * lanes), max[j]); });
+  }
+  for (; i < n; i += lanes) {
+    const f32x16 rest = select(first_lanes(n - i), load_up_to(x + i, n - i), broadcast(lowest));
+    max[0] = larger(rest, max[0]);
+  }
+  float lane[lanes];
+  store(lane, larger(larger(max[0], max[1]), larger(max[2], max[3])));
+  float result = lane[0];
+  for (const float candidate : lane) result = candidate > result ? candidate : result;
+  return result;
+}
+
+/// The squared lengths of 16 keys, by dot.
+f32x16 squared_lengths(const float* panel, std::size_t head_dim) {
+  f32x16 total = zero();
+  for (std::size_t start = 0; start < head_dim; start += dot_block) {
+    const std::size_t end = head_dim - start < dot_block ? head_dim : start + dot_block;
+    f32x16 sum = zero();
+    for (std::size_t d = start; d < end; ++d) {
+      const f32x16 component = load(panel + d * lanes);
+      sum = fma(component, component, sum);
+    }
+    total = total + sum;
+  }
+  return total;
+}
+
+}  // namespace
+
+bool layer_norm(const float* x, std::size_t n, const float* gamma, const float* beta, float eps,
+                float* y) noexcept {
+  const auto count = static_cast<double>(n);
+  const double sum =
+      lane_sum(n, [&](std::size_t i, std::size_t left) { return to_f64(load_up_to(x + i, left)); });
+  const f32x16 mean = broadcast(static_cast<float>(sum / count));
+  const double squares = lane_sum(n, [&](std::size_t i, std::size_t left) {
+    f32x16 d = load_up_to(x + i, left) - mean;
+    if (left < lanes) d = select(first_lanes(left), d, zero());
+    const f64x16 wide = to_f64(d);
+    return wide * wide;
+  });
+  const f32x16 variance = broadcast(static_cast<float>(squares / count));
+  const f32x16 r = divide(broadcast(1.0f), square_root(variance + broadcast(eps)));
+  for (std::size_t i = 0; i < n; i += lanes) {
+    const std::size_t left = n - i;
+    const f32x16 d = load_up_to(x + i, left) - mean;
+    store_up_to(y + i, fma(d * r, load_up_to(gamma + i, left), load_up_to(beta + i, left)), left);
+  }
+  return finite(sum) && finite(squares);
+}
+
+bool key_norms(const float* panels, std::size_t head_dim, std::size_t first_slot, std::size_t count,
+               float* norms) noexcept {
+  bool all_are = true;
+  const std::size_t end = first_slot + count;
+  for (std::size_t slot = first_slot; slot < end;) {
+    const std::size_t panel = slot / lanes;
+    const f32x16 norm = square_root(squared_lengths(panels + panel * lanes * head_dim, head_dim));
+    float lane[lanes];
+    store(lane, norm);
+    const std::size_t panel_end = (panel + 1) * lanes;
+    for (; slot < end && slot < panel_end; ++slot) {
+      norms[slot] = lane[slot % lanes];
+      all_are = all_are && norms[slot] - norms[slot] == 0.0f;
+    }
+  }
+  return all_are;
+}
+
+MaxAndSum max_and_sum(const float* x, std::size_t n) noexcept {
+  float max = largest(x, n);
+  // A zero maximum is the first zero, whose sign the lanes have lost.
+  if (max == 0.0f) {
+    std::size_t first = 0;
+    while (!(x[first] == 0.0f)) ++first;
+    max = x[first];
+  }
+  const f32x16 shift = broadcast(max);
+  const double sum = lane_sum(n, [&](std::size_t i, std::size_t left) {
+    f32x16 e = exp(load_up_to(x + i, left) - shift);
+    if (left < lanes) e = select(first_lanes(left), e, zero());
+    return to_f64(e);
+  });
+  // A NaN element makes the sum NaN, and so do infinities; the maximum is NaN for the former only.
+  if (sum != sum) {
+    for (std::size_t i = 0; i < n; ++i) {
+      if (x[i] != x[i]) max = x[i];
+    }
+  }
+  return {max, static_cast<float>(sum)};
+}
+
+bool all_finite(const float* x, std::size_t n) noexcept {
+  f32x16 nothing = zero();
+  for (std::size_t i = 0; i < n; i += lanes) {
+    const f32x16 v = load_up_to(x + i, n - i);
+    nothing = nothing + (v - v);
+  }
+  return all(nothing == zero());
+}
+
+}  // namespace neoxref::simd::NEOXREF_ISA

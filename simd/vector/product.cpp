@@ -1,0 +1,131 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "simd/vector/declare.hpp"
+#include "simd/vector/product_tile.hpp"
+#include "simd/vector/scratch.hpp"
+
+namespace neoxref::simd::NEOXREF_ISA {
+namespace {
+
+/// The weights from output n on.
+template <class Weight>
+WeightView<Weight> view(const Panels& weights, std::size_t n) {
+  const auto* data = static_cast<const Weight*>(weights.data);
+  return {data + n / lanes * weights.panel, weights.step, weights.panel};
+}
+
+Destination destination(const Product& p, std::size_t row, std::size_t n) {
+  return {p.output + row * p.output_stride + n, p.output_stride, p.outputs - n,
+          p.bias == nullptr ? nullptr : p.bias + n};
+}
+
+template <std::size_t rows, class Weight>
+void stream_all(const Product& p, std::size_t row) noexcept {
+  for (std::size_t n = 0; n < p.outputs; n += stream_panels * lanes) {
+    const std::size_t panels = round_up(p.outputs - n, lanes) / lanes;
+    const std::size_t taken = panels < stream_panels ? panels : stream_panels;
+    stream_functions<rows, Weight>[taken - 1](p.input + row * p.input_stride, p.input_stride,
+                                              p.depth, view<Weight>(p.weights, n),
+                                              destination(p, row, n));
+  }
+}
+
+template <class Weight>
+void few_rows(const Product& p) noexcept {
+  for (std::size_t row = 0; row < p.rows; row += stream_rows) {
+    switch (p.rows - row) {
+      case 1:
+        stream_all<1, Weight>(p, row);
+        break;
+      case 2:
+        stream_all<2, Weight>(p, row);
+        break;
+      case 3:
+        stream_all<3, Weight>(p, row);
+        break;
+      default:
+        stream_all<4, Weight>(p, row);
+    }
+  }
+}
+
+/// The rows of one chunk against `panels` panels, one block of depth.
+template <std::size_t panels, class Weight>
+void block_of_tiles(const Product& p, std::size_t rows, const WeightView<Weight>& weights,
+                    TileStep step, Destination to) noexcept {
+  const std::size_t tiles = (rows + tile_rows - 1) / tile_rows;
+  const std::size_t base = rows / tiles;
+  const std::size_t longer = rows % tiles;
+  for (std::size_t t = 0; t < tiles; ++t) {
+    const std::size_t height = base + (t < longer ? 1 : 0);
+    tile_functions<panels, Weight>[height - 1](step, weights, to);
+    step.input += height * dot_block;
+    step.totals += height * step.totals_stride;
+    to.output += height * p.output_stride;
+  }
+}
+
+template <std::size_t panels, class Weight>
+void group(const Product& p, std::size_t row, std::size_t rows, std::size_t n, float* packed,
+           float* totals, float* widened) noexcept {
+  WeightView<Weight> weights = view<Weight>(p.weights, n);
+  const Destination to = destination(p, row, n);
+  for (std::size_t start = 0; start < p.depth; start += dot_block) {
+    const std::size_t count = p.depth - start < dot_block ? p.depth - start : dot_block;
+    const TileStep step{packed + start * rows, count,      totals,
+                        panels * lanes,        start == 0, start + count == p.depth};
+    if (std::is_same_v<Weight, float> || rows <= tile_rows) {
+      block_of_tiles<panels>(p, rows, weights, step, to);
+    } else {
+      repeat<panels>([&](auto panel) {
+        for (std::size_t k = 0; k < count; ++k) {
+          store(widened + (panel * dot_block + k) * lanes,
+                load(weights.data + panel * weights.panel + k * weights.step));
+        }
+      });
+      const WeightView<float> wide{widened, lanes, dot_block * lanes};
+      block_of_tiles<panels>(p, rows, wide, step, to);
+    }
+    weights.data += dot_block * weights.step;
+  }
+}
+
+template <class Weight>
+void many_rows(const Product& p) noexcept {
+  const std::size_t most = chunk_rows(p.rows, p.depth);
+  float* packed = p.scratch;
+  float* totals = packed + packed_size(most, p.depth);
+  float* widened = totals + totals_size(most);
+  for (std::size_t row = 0; row < p.rows; row += most) {
+    const std::size_t rows = p.rows - row < most ? p.rows - row : most;
+    pack(p.input + row * p.input_stride, p.input_stride, rows, p.depth, packed);
+    std::size_t n = 0;
+    for (; n + (tile_panels - 1) * lanes < p.outputs; n += tile_panels * lanes) {
+      group<tile_panels, Weight>(p, row, rows, n, packed, totals, widened);
+    }
+    if (n < p.outputs) group<1, Weight>(p, row, rows, n, packed, totals, widened);
+  }
+}
+
+template <class Weight>
+void product_of(const Product& p) noexcept {
+  if (p.rows <= stream_rows || p.depth == 0) {
+    few_rows<Weight>(p);
+  } else {
+    many_rows<Weight>(p);
+  }
+}
+
+}  // namespace
+
+void product(const Product& p) noexcept {
+  switch (p.weights.dtype) {
+    case Dtype::f32:
+      return product_of<float>(p);
+    case Dtype::f16:
+      return product_of<f16_bits>(p);
+    case Dtype::bf16:
+      return product_of<bf16_bits>(p);
+  }
+}
+
+}  // namespace neoxref::simd::NEOXREF_ISA

@@ -1,0 +1,207 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <array>
+
+#include "simd/kernels.hpp"
+#include "simd/vector/lanes.hpp"
+
+/// Register tiles of a product: lanes run over outputs, so an output's chain of fma is the same in
+/// every tile and on every instruction set.
+namespace neoxref::simd::NEOXREF_ISA {
+namespace {
+
+#if defined(__AVX512F__)
+inline constexpr std::size_t tile_rows = 12;
+inline constexpr std::size_t tile_panels = 2;
+#else
+// Two (AVX2) or four (NEON) registers a panel: 12 of 16, or 24 of 32, hold sums.
+inline constexpr std::size_t tile_rows = 6;
+inline constexpr std::size_t tile_panels = 1;
+#endif
+
+/// The type of a packed weight that is not binary32 is a bit pattern that `load` widens.
+template <class Weight>
+struct WeightView {
+  const Weight* data;
+  std::size_t step;
+  std::size_t panel;
+};
+
+/// The sums of a tile as bare registers, [rows][panels][parts32]: gcc 12 keeps an array of f32x16
+/// in memory beside its registers, an array of these it does not.
+template <std::size_t rows, std::size_t panels>
+struct TileSums {
+  static constexpr std::size_t width = panels * parts32;
+  Native32::register_type at[rows * width];
+};
+
+/// The sums of one block: `count` steps of fma from +0, ascending.
+template <std::size_t rows, std::size_t panels, class Weight>
+NEOXREF_INLINE void block_sums(TileSums<rows, panels>& sums, const float* input,
+                               std::size_t input_stride, const WeightView<Weight>& weights,
+                               std::size_t count) {
+  constexpr std::size_t width = TileSums<rows, panels>::width;
+  repeat<rows * width>([&](auto i) { sums.at[i] = Native32(0.0f); });
+  const Weight* w = weights.data;
+  for (std::size_t k = 0; k < count; ++k) {
+    Native32::register_type column[width];
+    repeat<panels>([&](auto p) {
+      const f32x16 panel = load(w + p * weights.panel);
+      repeat<parts32>([&](auto q) { column[p * parts32 + q] = panel.part[q]; });
+    });
+    w += weights.step;
+    repeat<rows>([&](auto r) {
+      const Native32 x(input[r * input_stride + k]);
+      repeat<width>([&](auto i) {
+        sums.at[r * width + i] = fma_native(x, column[i], sums.at[r * width + i]);
+      });
+    });
+  }
+}
+
+/// f(r, i, sum) for register i of row r, whose first column is i * Native32::size.
+template <std::size_t rows, std::size_t panels, class F>
+NEOXREF_INLINE void each_sum(TileSums<rows, panels>& sums, F&& f) {
+  constexpr std::size_t width = TileSums<rows, panels>::width;
+  repeat<rows>([&](auto r) { repeat<width>([&](auto i) { f(r, i, sums.at[r * width + i]); }); });
+}
+
+/// packed [depth / 64][rows][64]: a block of a tile is contiguous, whatever the input's stride.
+inline void pack(const float* input, std::size_t input_stride, std::size_t rows, std::size_t depth,
+                 float* packed) noexcept {
+  for (std::size_t start = 0; start < depth; start += dot_block) {
+    const std::size_t count = depth - start < dot_block ? depth - start : dot_block;
+    for (std::size_t r = 0; r < rows; ++r) {
+      const float* from = input + r * input_stride + start;
+      for (std::size_t k = 0; k < count; k += lanes) {
+        store_up_to(packed + k, load_up_to(from + k, count - k), count - k);
+      }
+      packed += dot_block;
+    }
+  }
+}
+
+/// Where the finished outputs of a tile go.
+struct Destination {
+  float* output;
+  std::size_t stride;
+  std::size_t columns;  ///< outputs from here on; a tile writes no more than these
+  const float* bias;    ///< of the first column, or null
+};
+
+/// output = totals [rows][columns], plus bias.
+inline void finish(const float* totals, std::size_t totals_stride, std::size_t rows,
+                   const Destination& to) noexcept {
+  for (std::size_t r = 0; r < rows; ++r) {
+    for (std::size_t n = 0; n < to.columns; n += lanes) {
+      const std::size_t width = to.columns - n;
+      f32x16 v = load(totals + r * totals_stride + n);
+      if (to.bias != nullptr) v = v + load_up_to(to.bias + n, width);
+      store_up_to(to.output + r * to.stride + n, v, width);
+    }
+  }
+}
+
+/// One block of depth of one tile.
+struct TileStep {
+  const float* input;  ///< [rows][dot_block]
+  std::size_t count;   ///< steps of depth in this block, at least 1
+  float* totals;       ///< [rows][totals_stride], the sums of the blocks so far
+  std::size_t totals_stride;
+  bool first;
+  bool last;
+};
+
+template <std::size_t rows, std::size_t panels, class Weight>
+void tile_step(const TileStep& step, const WeightView<Weight>& weights,
+               const Destination& to) noexcept {
+  constexpr std::size_t size = Native32::size;
+  TileSums<rows, panels> sums;
+  block_sums(sums, step.input, dot_block, weights, step.count);
+  if (step.first) {
+    each_sum(sums, [&](auto, auto, auto& sum) { sum = Native32(0.0f) + Native32(sum); });
+  } else {
+    each_sum(sums, [&](auto r, auto i, auto& sum) {
+      sum =
+          Native32::load_unaligned(step.totals + r * step.totals_stride + i * size) + Native32(sum);
+    });
+  }
+  if (step.last && to.columns >= panels * lanes) {
+    if (to.bias != nullptr) {
+      each_sum(sums, [&](auto, auto i, auto& sum) {
+        sum = Native32(sum) + Native32::load_unaligned(to.bias + i * size);
+      });
+    }
+    each_sum(sums, [&](auto r, auto i, auto& sum) {
+      Native32(sum).store_unaligned(to.output + r * to.stride + i * size);
+    });
+    return;
+  }
+  each_sum(sums, [&](auto r, auto i, auto& sum) {
+    Native32(sum).store_unaligned(step.totals + r * step.totals_stride + i * size);
+  });
+  if (step.last) finish(step.totals, step.totals_stride, rows, to);
+}
+
+template <class Weight>
+using TileFunction = void (*)(const TileStep&, const WeightView<Weight>&,
+                              const Destination&) noexcept;
+
+template <std::size_t panels, class Weight, std::size_t... row>
+constexpr auto tiles_of(std::index_sequence<row...>) {
+  return std::array<TileFunction<Weight>, sizeof...(row)>{&tile_step<row + 1, panels, Weight>...};
+}
+
+/// tile_functions<panels, Weight>[rows - 1]
+template <std::size_t panels, class Weight>
+inline constexpr auto tile_functions =
+    tiles_of<panels, Weight>(std::make_index_sequence<tile_rows>{});
+
+/// Rows of input that the streaming kernel takes at a time, and panels.
+inline constexpr std::size_t stream_rows = 4;
+inline constexpr std::size_t stream_panels = 4;
+
+/// All of depth for few rows: weights are read once, in the order of memory within each panel, and
+/// nothing goes through scratch. The chains of the panels hide each other's latency.
+template <std::size_t rows, std::size_t panels, class Weight>
+void stream(const float* input, std::size_t input_stride, std::size_t depth,
+            const WeightView<Weight>& weights, const Destination& to) noexcept {
+  TileSums<rows, panels> totals;
+  each_sum(totals, [](auto, auto, auto& total) { total = Native32(0.0f); });
+  for (std::size_t start = 0; start < depth; start += dot_block) {
+    const std::size_t count = depth - start < dot_block ? depth - start : dot_block;
+    const WeightView<Weight> block{weights.data + start * weights.step, weights.step,
+                                   weights.panel};
+    TileSums<rows, panels> sums;
+    block_sums(sums, input + start, input_stride, block, count);
+    repeat<rows * TileSums<rows, panels>::width>(
+        [&](auto i) { totals.at[i] = Native32(totals.at[i]) + Native32(sums.at[i]); });
+  }
+  repeat<rows>([&](auto r) {
+    repeat<panels>([&](auto p) {
+      f32x16 v;
+      repeat<parts32>([&](auto q) { v.part[q] = totals.at[(r * panels + p) * parts32 + q]; });
+      const std::size_t width = to.columns - p * lanes;
+      if (to.bias != nullptr) v = v + load_up_to(to.bias + p * lanes, width);
+      store_up_to(to.output + r * to.stride + p * lanes, v, width);
+    });
+  });
+}
+
+template <class Weight>
+using StreamFunction = void (*)(const float*, std::size_t, std::size_t, const WeightView<Weight>&,
+                                const Destination&) noexcept;
+
+template <std::size_t rows, class Weight, std::size_t... panel>
+constexpr auto streams_of(std::index_sequence<panel...>) {
+  return std::array<StreamFunction<Weight>, sizeof...(panel)>{&stream<rows, panel + 1, Weight>...};
+}
+
+/// stream_functions<rows, Weight>[panels - 1]
+template <std::size_t rows, class Weight>
+inline constexpr auto stream_functions =
+    streams_of<rows, Weight>(std::make_index_sequence<stream_panels>{});
+
+}  // namespace
+}  // namespace neoxref::simd::NEOXREF_ISA

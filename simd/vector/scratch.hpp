@@ -1,0 +1,54 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "simd/kernels.hpp"
+
+/// How the scratch of a product and of an attention call is cut. The same on every instruction set,
+/// because callers ask before they know which table will run. Internal linkage: this header is
+/// compiled with the flags of every instruction set.
+#ifndef NX_CAP
+#define NX_CAP 16
+#endif
+#ifndef NX_FLOATS
+#define NX_FLOATS 128
+#endif
+namespace neoxref::simd {
+namespace {
+
+/// Rows of the largest register tile of any instruction set.
+constexpr std::size_t max_tile_rows = 12;
+/// Outputs whose partial sums are held in the first-level cache at a time.
+constexpr std::size_t max_group_columns = 64;
+/// Floats of packed input that should stay in the second-level cache.
+constexpr std::size_t packed_floats = NX_FLOATS * 1024;
+
+/// Rows of input that are packed at a time.
+constexpr std::size_t chunk_rows(std::size_t rows, std::size_t depth) {
+  const std::size_t blocks = round_up(depth, dot_block) / dot_block;
+  const std::size_t tiles = blocks == 0 ? 1 : packed_floats / (blocks * dot_block * max_tile_rows);
+  const std::size_t most = (tiles < 4 ? 4 : tiles > NX_CAP ? NX_CAP : tiles) * max_tile_rows;
+  return rows < most ? rows : most;
+}
+
+/// Product: packed input, then totals, then one widened block of weights.
+constexpr std::size_t packed_size(std::size_t rows, std::size_t depth) {
+  return rows * round_up(depth, dot_block);
+}
+constexpr std::size_t totals_size(std::size_t rows) {
+  return rows * max_group_columns;
+}
+constexpr std::size_t widened_size = dot_block * max_group_columns;
+
+/// Attention: one tile of packed queries, their scores [slots / 64][rows][64], then their totals.
+constexpr std::size_t queries_size(std::size_t rows, std::size_t head_dim) {
+  return rows * round_up(head_dim, dot_block);
+}
+constexpr std::size_t scores_size(std::size_t rows, std::size_t slots) {
+  return rows * round_up(slots, dot_block);
+}
+constexpr std::size_t context_size(std::size_t rows, std::size_t head_dim) {
+  return rows * round_up(head_dim, max_group_columns);
+}
+
+}  // namespace
+}  // namespace neoxref::simd

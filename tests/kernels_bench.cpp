@@ -1,0 +1,361 @@
+// SPDX-License-Identifier: Apache-2.0
+// Kernel speeds beside the limits of the same core, measured in the same process: products against
+// a loop of independent fma, whatever streams against a loop that only reads (or a copy that moves)
+// as many bytes. Kernel and limit take turns, so that a slow moment hits both, and the shares are
+// quotients of medians. Run it pinned to one core:  taskset -c 1 kernels_bench
+#include <benchmark/benchmark.h>
+#include <algorithm>
+#include <cstring>
+#include <ctime>
+#include <string>
+#include <vector>
+
+#include "simd/kernels.hpp"
+#include "tests/kernels_limits.hpp"
+
+namespace neoxref::simd {
+#ifdef NEOXREF_HAVE_AVX2
+namespace avx2 {
+extern const tests::Limits limits;
+}
+#endif
+#ifdef NEOXREF_HAVE_AVX512
+namespace avx512 {
+extern const tests::Limits limits;
+}
+#endif
+#ifdef NEOXREF_HAVE_NEON
+namespace neon {
+extern const tests::Limits limits;
+}
+#endif
+}  // namespace neoxref::simd
+
+namespace neoxref::tests {
+namespace {
+
+using simd::Dtype;
+using simd::Isa;
+using simd::Kernels;
+using simd::lanes;
+using simd::round_up;
+
+const Limits* limits_of(Isa isa) {
+  switch (isa) {
+#ifdef NEOXREF_HAVE_AVX2
+    case Isa::avx2:
+      return &simd::avx2::limits;
+#endif
+#ifdef NEOXREF_HAVE_AVX512
+    case Isa::avx512:
+      return &simd::avx512::limits;
+#endif
+#ifdef NEOXREF_HAVE_NEON
+    case Isa::neon:
+      return &simd::neon::limits;
+#endif
+    default:
+      return nullptr;
+  }
+}
+
+/// Floats that begin on a 64-byte boundary, small values.
+class Buffer {
+public:
+  explicit Buffer(std::size_t n) : memory_(n + 16) {
+    for (std::size_t i = 0; i < memory_.size(); ++i) {
+      memory_[i] = static_cast<float>(i * 2654435761u % 4096) * 0x1p-12f - 0.5f;
+    }
+  }
+  float* data() {
+    const auto address = reinterpret_cast<std::uintptr_t>(memory_.data());
+    return memory_.data() + (round_up(address, 64) - address) / sizeof(float);
+  }
+
+private:
+  std::vector<float> memory_;
+};
+
+/// Processor time of this thread: what other programs take of the core is not counted.
+double thread_seconds() {
+  timespec now{};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &now);
+  return static_cast<double>(now.tv_sec) + static_cast<double>(now.tv_nsec) * 1e-9;
+}
+
+/// Seconds that one call of `work` takes, of `calls`.
+template <class Work>
+double seconds_of(std::size_t calls, Work&& work) {
+  const double start = thread_seconds();
+  for (std::size_t i = 0; i < calls; ++i) {
+    work();
+    benchmark::ClobberMemory();
+  }
+  return (thread_seconds() - start) / static_cast<double>(calls);
+}
+
+/// Calls that last long enough for the clock.
+template <class Work>
+std::size_t calls_for(Work&& work) {
+  constexpr double enough = 50e-6;
+  const double once = std::min(seconds_of(1, work), seconds_of(1, work));
+  return once >= enough ? 1 : static_cast<std::size_t>(enough / std::max(once, 1e-8)) + 1;
+}
+
+double median(std::vector<double> values) {
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
+using benchmark::Counter;
+
+/// Times `work` and `limit` in turn. `amount` and `limit_amount` are what each gets done in its
+/// run; counters: amount per second, the limit's, and the quotient.
+template <class Work, class Limit>
+void against(benchmark::State& state, const char* unit, double amount, Work&& work,
+             double limit_amount, Limit&& limit) {
+  const std::size_t work_calls = calls_for(work);
+  const std::size_t limit_calls = calls_for(limit);
+  std::vector<double> work_seconds;
+  std::vector<double> limit_seconds;
+  for (auto step : state) {
+    limit_seconds.push_back(seconds_of(limit_calls, limit));
+    work_seconds.push_back(seconds_of(work_calls, work));
+    state.SetIterationTime(work_seconds.back());
+  }
+  const double speed = amount / median(work_seconds);
+  const double most = limit_amount / median(limit_seconds);
+  state.counters[unit] = Counter(speed);
+  state.counters[std::string(unit) + "_limit"] = Counter(most);
+  state.counters["share"] = Counter(speed / most);
+}
+
+template <class Work>
+void against_fma(benchmark::State& state, const Limits& limits, double operations, Work&& work) {
+  constexpr std::size_t rounds = 20000;
+  const double most = limits.multiply_add(rounds);
+  against(state, "FLOP/s", operations, work, most, [&] { limits.multiply_add(rounds); });
+}
+
+/// `bytes` is what `work` must read; another buffer of the same size is what the limit reads.
+template <class Work>
+void against_read(benchmark::State& state, const Limits& limits, std::size_t bytes, Work&& work) {
+  const std::size_t floats = round_up(bytes / sizeof(float), 128);
+  Buffer other(floats);
+  against(state, "B/s", static_cast<double>(bytes), work,
+          static_cast<double>(floats * sizeof(float)),
+          [&] { benchmark::DoNotOptimize(limits.read(other.data(), floats)); });
+}
+
+struct Matrix {
+  std::size_t rows;
+  std::size_t depth;
+  std::size_t outputs;
+  Dtype dtype;
+};
+
+void product(benchmark::State& state, const Kernels& table, const Limits& limits, Matrix m) {
+  const std::size_t width = round_up(m.outputs, lanes);
+  const std::size_t weight_bytes = m.depth * width * (m.dtype == Dtype::f32 ? 4 : 2);
+  Buffer input(m.rows * m.depth);
+  Buffer weights(weight_bytes / sizeof(float));
+  if (m.dtype != Dtype::f32) {
+    // Patterns of ordinary numbers: 1.0 to 2.0 in binary16, near 0.0078 in bfloat16.
+    auto* bits = reinterpret_cast<unsigned char*>(weights.data());
+    for (std::size_t i = 0; i < weight_bytes; ++i) bits[i] = i % 2 == 0 ? i % 251 & 0xff : 0x3c;
+  }
+  Buffer output(m.rows * m.outputs);
+  Buffer scratch(simd::product_scratch(m.rows, m.depth));
+  const auto work = [&] {
+    table.product({m.rows,
+                   m.depth,
+                   m.outputs,
+                   input.data(),
+                   m.depth,
+                   {weights.data(), m.dtype, lanes, m.depth * lanes},
+                   nullptr,
+                   output.data(),
+                   m.outputs,
+                   scratch.data()});
+  };
+  if (m.rows == 1) {
+    against_read(state, limits, weight_bytes, work);
+  } else {
+    against_fma(state, limits, 2.0 * static_cast<double>(m.rows * m.depth * m.outputs), work);
+  }
+}
+
+/// The last `queries` tokens of a cache of `slots`.
+void attention(benchmark::State& state, const Kernels& table, const Limits& limits,
+               std::size_t queries, std::size_t slots, std::size_t head_dim) {
+  const std::size_t stride = round_up(head_dim, lanes);
+  Buffer query(queries * head_dim);
+  Buffer keys(round_up(slots, lanes) * head_dim);
+  Buffer values(slots * stride);
+  Buffer output(queries * head_dim);
+  Buffer scratch(simd::attention_scratch(queries, slots, head_dim));
+  const std::size_t first = slots - queries + 1;
+  const auto work = [&] {
+    table.attention({queries, first, head_dim, query.data(), head_dim, keys.data(), values.data(),
+                     stride, 0.125f, output.data(), head_dim, scratch.data()});
+  };
+  if (queries == 1) {
+    against_read(state, limits, slots * (head_dim + stride) * sizeof(float), work);
+  } else {
+    const std::size_t pairs = queries * first + queries * (queries - 1) / 2;
+    against_fma(state, limits, 4.0 * static_cast<double>(pairs * head_dim), work);
+  }
+}
+
+void layer_norm(benchmark::State& state, const Kernels& table, const Limits& limits,
+                std::size_t n) {
+  Buffer x(n);
+  Buffer gamma(n);
+  Buffer beta(n);
+  Buffer y(n);
+  against_read(state, limits, 3 * n * sizeof(float),
+               [&] { table.layer_norm(x.data(), n, gamma.data(), beta.data(), 1e-5f, y.data()); });
+}
+
+/// Cuts many heads, each of `slots`, so that the caches lie in memory and not in the core.
+/// Against memcpy of the kept bytes of the same heads to another place.
+void compaction(benchmark::State& state, const Kernels& table, bool keys, std::size_t percent) {
+  constexpr std::size_t heads = 64;
+  constexpr std::size_t slots = 1024;
+  constexpr std::size_t head_dim = 64;
+  constexpr std::size_t size = slots * head_dim;
+  Buffer cache(heads * size);
+  Buffer copy(heads * size);
+  std::vector<std::uint32_t> kept;
+  for (std::uint32_t s = 0; s < slots; ++s) {
+    if (s * 2654435761u >> 16 & 0xff) {
+      if (s * 40503u % 65536u * 100u < percent * 65536u) kept.push_back(s);
+    }
+  }
+  const std::size_t moved = kept.size() * head_dim;
+  const double bytes = static_cast<double>(heads * moved * sizeof(float));
+  against(
+      state, "B/s", bytes,
+      [&] {
+        for (std::size_t h = 0; h < heads; ++h) {
+          (keys ? table.compact_keys : table.compact_rows)(cache.data() + h * size, head_dim,
+                                                           kept.data(), kept.size());
+        }
+      },
+      bytes,
+      [&] {
+        for (std::size_t h = 0; h < heads; ++h) {
+          std::memcpy(copy.data() + h * size, cache.data() + h * size, moved * sizeof(float));
+        }
+      });
+}
+
+void widen(benchmark::State& state, const Kernels& table, const Limits& limits, Dtype dtype) {
+  constexpr std::size_t n = 1 << 16;
+  Buffer in(n / 2);
+  Buffer out(n);
+  std::memset(in.data(), 0x3c, n * 2);
+  against_read(state, limits, n * 2, [&] { table.widen(dtype, in.data(), out.data(), n); });
+}
+
+void streams(const Kernels& table, const Limits& limits) {
+  const std::string prefix = std::string(table.name) + "/";
+  const auto add = [&](const std::string& name, auto run) {
+    benchmark::RegisterBenchmark((prefix + name).c_str(), run)->UseManualTime();
+  };
+  add("layer_norm/512", [&](benchmark::State& s) { layer_norm(s, table, limits, 512); });
+  add("add3/2048", [&](benchmark::State& s) {
+    Buffer a(2048);
+    Buffer b(2048);
+    Buffer c(2048);
+    against_read(s, limits, 3 * 2048 * sizeof(float),
+                 [&] { table.add3(a.data(), b.data(), c.data(), c.data(), 2048); });
+  });
+  add("widen/f16", [&](benchmark::State& s) { widen(s, table, limits, Dtype::f16); });
+  add("widen/bf16", [&](benchmark::State& s) { widen(s, table, limits, Dtype::bf16); });
+  add("all_finite/50304", [&](benchmark::State& s) {
+    Buffer x(50304);
+    against_read(s, limits, 50304 * sizeof(float),
+                 [&] { benchmark::DoNotOptimize(table.all_finite(x.data(), 50304)); });
+  });
+  add("max_and_sum/50304", [&](benchmark::State& s) {
+    Buffer x(50304);
+    against_read(s, limits, 50304 * sizeof(float),
+                 [&] { benchmark::DoNotOptimize(table.max_and_sum(x.data(), 50304)); });
+  });
+  add("rotate/64x16", [&](benchmark::State& s) {
+    Buffer x(64 * 64);
+    Buffer angles(8);
+    against_read(s, limits, 64 * 16 * sizeof(float), [&] {
+      for (std::size_t i = 0; i < 64; ++i) {
+        table.rotate(x.data() + i * 64, angles.data(), angles.data(), 16);
+      }
+    });
+  });
+  add("store_keys/512x64", [&](benchmark::State& s) {
+    Buffer key(512 * 64);
+    Buffer panels(512 * 64);
+    against_read(s, limits, 512 * 64 * sizeof(float),
+                 [&] { table.store_keys(key.data(), 64, 512, 64, panels.data(), 0); });
+  });
+  add("key_norms/512x64", [&](benchmark::State& s) {
+    Buffer panels(512 * 64);
+    Buffer norms(512);
+    against_read(s, limits, 512 * 64 * sizeof(float),
+                 [&] { table.key_norms(panels.data(), 64, 0, 512, norms.data()); });
+  });
+  for (const std::size_t percent : {std::size_t{10}, std::size_t{50}, std::size_t{90}}) {
+    add("compact_keys/" + std::to_string(percent),
+        [&table, percent](benchmark::State& s) { compaction(s, table, true, percent); });
+    add("compact_rows/" + std::to_string(percent),
+        [&table, percent](benchmark::State& s) { compaction(s, table, false, percent); });
+  }
+}
+
+void products(const Kernels& table, const Limits& limits) {
+  const Matrix shapes[] = {
+      {512, 512, 2048, Dtype::f32},  {512, 2048, 512, Dtype::f32}, {512, 512, 2048, Dtype::f16},
+      {512, 512, 1536, Dtype::bf16}, {64, 512, 2048, Dtype::f32},  {16, 512, 2048, Dtype::f16},
+      {8, 512, 2048, Dtype::f32},    {4, 512, 2048, Dtype::f32},   {1, 512, 50304, Dtype::f32},
+      {1, 512, 50304, Dtype::f16},   {1, 512, 50304, Dtype::bf16}, {1, 512, 2048, Dtype::f32},
+      {1, 2048, 512, Dtype::f16},
+  };
+  const char* names[] = {"f32", "f16", "bf16"};
+  for (const Matrix& m : shapes) {
+    const std::string name = std::string(table.name) + "/product/" + std::to_string(m.rows) + "x" +
+                             std::to_string(m.depth) + "x" + std::to_string(m.outputs) + "/" +
+                             names[static_cast<std::size_t>(m.dtype)];
+    benchmark::RegisterBenchmark(name.c_str(), [&table, &limits, m](benchmark::State& s) {
+      product(s, table, limits, m);
+    })->UseManualTime();
+  }
+  struct Shape {
+    std::size_t queries, slots, head_dim;
+  };
+  for (const Shape a : {Shape{512, 512, 64}, Shape{512, 2048, 64}, Shape{64, 1024, 80},
+                        Shape{1, 1024, 64}, Shape{1, 65536, 64}}) {
+    const std::string name = std::string(table.name) + "/attention/" + std::to_string(a.queries) +
+                             "of" + std::to_string(a.slots) + "x" + std::to_string(a.head_dim);
+    benchmark::RegisterBenchmark(name.c_str(), [&table, &limits, a](benchmark::State& s) {
+      attention(s, table, limits, a.queries, a.slots, a.head_dim);
+    })->UseManualTime();
+  }
+}
+
+}  // namespace
+}  // namespace neoxref::tests
+
+int main(int argc, char** argv) {
+  using namespace neoxref;
+  for (const simd::Isa isa : simd::usable_isas()) {
+    const tests::Limits* limits = tests::limits_of(isa);
+    if (limits == nullptr) continue;
+    tests::products(simd::kernels(isa), *limits);
+    tests::streams(simd::kernels(isa), *limits);
+  }
+  benchmark::Initialize(&argc, argv);
+  if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
+  benchmark::RunSpecifiedBenchmarks();
+  return 0;
+}
