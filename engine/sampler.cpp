@@ -49,6 +49,11 @@ std::int32_t Sampler::draw(std::span<const float> logits, std::uint64_t position
                            std::uint64_t sequence) {
   if (sampling_.temperature == 0.0f) return static_cast<std::int32_t>(argmax(logits));
   const simd::FloatEnvironment environment;
+  return draw_in_contract(logits, position, sequence);
+}
+
+std::int32_t Sampler::draw_in_contract(std::span<const float> logits, std::uint64_t position,
+                                       std::uint64_t sequence) {
   weights_.resize(logits.size());
   float max = logits[0] / sampling_.temperature;
   for (std::size_t i = 0; i < logits.size(); ++i) {

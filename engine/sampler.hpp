@@ -36,6 +36,10 @@ public:
                     std::uint64_t sequence = 0);
 
 private:
+  /// Not inlined: no operation may slip out of the environment that draw() sets around it.
+  [[gnu::noinline]] std::int32_t draw_in_contract(std::span<const float> logits,
+                                                  std::uint64_t position, std::uint64_t sequence);
+
   Sampling sampling_;
   const simd::Kernels& kernels_;
   std::vector<float> weights_;

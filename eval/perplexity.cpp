@@ -178,16 +178,27 @@ double Row::document_perplexity() const {
   return sum / static_cast<double>(documents);
 }
 
-float nll(const simd::Kernels& kernels, std::span<const float> logits, std::int32_t token) {
-  const simd::FloatEnvironment environment;
+namespace {
+
+/// Not inlined: no operation may slip out of the environment that the caller sets around it.
+[[gnu::noinline]] float contract_nll(const simd::Kernels& kernels, std::span<const float> logits,
+                                     std::int32_t token) {
   const simd::MaxAndSum sums = kernels.max_and_sum(logits.data(), logits.size());
   return simd::evaluate(simd::Function::log, sums.sum) +
          (sums.max - logits[static_cast<std::size_t>(token)]);
 }
 
+}  // namespace
+
+float nll(const simd::Kernels& kernels, std::span<const float> logits, std::int32_t token) {
+  const simd::FloatEnvironment environment;
+  return contract_nll(kernels, logits, token);
+}
+
 std::vector<Row> two_phase(Model& model, std::span<const Text> texts,
                            std::span<const std::string> ratios, const TwoPhase& settings,
                            const std::function<void(double)>& progress) {
+  const simd::FloatEnvironment environment;
   if (settings.max_tokens > model.config().max_positions + 1) {
     throw engine::Error("max_tokens", "longer than the context of the model",
                         "at most " + std::to_string(model.config().max_positions + 1),

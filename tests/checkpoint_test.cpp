@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 #define BOOST_TEST_MODULE checkpoint
-#define BOOST_TEST_DYN_LINK
 #include "engine/checkpoint.hpp"
 
 #include <unistd.h>

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 #define BOOST_TEST_MODULE config
-#define BOOST_TEST_DYN_LINK
 #include "engine/config.hpp"
 
 #include <boost/test/unit_test.hpp>

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // The choice of instruction set: what is named is what runs, and nothing is replaced silently.
-#define BOOST_TEST_DYN_LINK
 #define BOOST_TEST_MODULE dispatch
 #include <algorithm>
 #include <boost/test/unit_test.hpp>

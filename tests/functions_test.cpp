@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 #define BOOST_TEST_MODULE functions
-#define BOOST_TEST_DYN_LINK
 
 /// The functions of the contract on every usable instruction set: arguments closest to a midpoint
 /// (found by functions_exhaustive), special values, and a sample from every exponent.

@@ -157,9 +157,10 @@ void expect_same(const char* kernel, const std::string& shape, std::uint64_t see
     Floats found = outputs;
     run(*table, found);
     const std::string difference = found.difference(expected);
-    BOOST_TEST(difference.empty(), kernel << " on " << table->name << ", " << shape << ", seed "
-                                          << seed << ", " << difference
-                                          << "; repeat: kernels_test --run_test=" << kernel);
+    BOOST_TEST(difference.empty(),
+               kernel << " on " << table->name << ", " << shape << ", seed " << seed << ", "
+                      << difference << "; repeat: kernels_test --run_test="
+                      << boost::unit_test::framework::current_test_case().p_name);
   }
 }
 

@@ -7,7 +7,7 @@
 namespace neoxref::tests {
 
 struct Limits {
-  /// `rounds` steps of independent chains of fma in registers. Returns the operations done.
+  /// `rounds` rounds of independent chains of fma in registers. Returns the operations done.
   double (*multiply_add)(std::size_t rounds);
   /// Reads n floats, a multiple of 128, and adds them up.
   float (*read)(const float* data, std::size_t n);

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // Every vector kernel against the scalar table, bit for bit.
-#define BOOST_TEST_DYN_LINK
 #define BOOST_TEST_MODULE kernels
 #include "tests/kernels_exact.hpp"
 

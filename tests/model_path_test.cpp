@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 #define BOOST_TEST_MODULE model_path
-#define BOOST_TEST_DYN_LINK
 #include "engine/model_path.hpp"
 
 #include <unistd.h>

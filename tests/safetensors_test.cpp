@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 #define BOOST_TEST_MODULE safetensors
-#define BOOST_TEST_DYN_LINK
 #include "engine/safetensors.hpp"
 
 #include <sys/stat.h>

@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
+#include <memory>
 
 #include "datasets/reader.hpp"
 #include "engine/error.hpp"
@@ -19,18 +21,21 @@ using Json = nlohmann::ordered_json;
 using eval::Row;
 using eval::TextScore;
 
+constexpr const char* end_of_text = "<|endoftext|>";
+
 struct EvalCommand {
   Common common;
   std::vector<std::string> files;
   std::string dataset;
-  std::string unit = "article";
+  std::optional<std::string> unit;
   std::size_t max_tokens = 1024;
   bool bos = false;
   PressOptions press;
 
   Exit operator()();
   std::vector<datasets::Document> documents() const;
-  void print(const engine::Model& model, const std::vector<Row>& rows) const;
+  std::vector<eval::Text> tokenize(const std::vector<datasets::Document>& texts) const;
+  void show(const engine::Model& model, const std::vector<Row>& rows) const;
   Json document(const engine::Model& model, const std::vector<Row>& rows) const;
   Exit warn_of_missing_cuts(const std::vector<Row>& rows) const;
 };
@@ -40,10 +45,17 @@ std::vector<datasets::Document> EvalCommand::documents() const {
   const auto append = [&](std::vector<datasets::Document> more) {
     std::move(more.begin(), more.end(), std::back_inserter(all));
   };
-  if (!dataset.empty() && files.empty() && !dataset.starts_with("jsonl:")) {
-    throw std::invalid_argument("eval: --dataset " + dataset + " needs --text with its files");
+  if (unit && dataset != "wikitext") {
+    throw UsageError("--unit: needs --dataset wikitext");
   }
-  if (dataset.starts_with("jsonl:")) {
+  const bool lists_itself = dataset.starts_with("jsonl:");
+  if (!dataset.empty() && files.empty() && !lists_itself) {
+    throw UsageError("--dataset " + dataset + ": needs --text with its files");
+  }
+  if (lists_itself && !files.empty()) {
+    throw UsageError("--dataset jsonl:PATH: has its own texts (expected no --text)");
+  }
+  if (lists_itself) {
     append(datasets::read_jsonl(dataset.substr(6)));
     return all;
   }
@@ -56,8 +68,8 @@ std::vector<datasets::Document> EvalCommand::documents() const {
   }
   for (const std::string& file : files) {
     if (dataset == "wikitext") {
-      append(datasets::read_wikitext(file, unit == "article" ? datasets::WikitextUnit::article
-                                                             : datasets::WikitextUnit::paragraph));
+      append(datasets::read_wikitext(file, unit == "paragraph" ? datasets::WikitextUnit::paragraph
+                                                               : datasets::WikitextUnit::article));
     } else if (dataset == "pg19") {
       append(datasets::read_pg19(file));
     } else {
@@ -67,14 +79,16 @@ std::vector<datasets::Document> EvalCommand::documents() const {
   return all;
 }
 
-Exit EvalCommand::operator()() {
-  const std::vector<datasets::Document> texts = documents();
-  engine::Model model = common.load();
+std::vector<eval::Text> EvalCommand::tokenize(const std::vector<datasets::Document>& texts) const {
   const engine::Tokenizer tokenizer = load_tokenizer(common.model);
+  const auto first = tokenizer.id_of(end_of_text);
+  if (bos && !first) {
+    throw engine::Error("--bos", "the tokenizer has no such token", end_of_text, "");
+  }
   std::vector<eval::Text> tokenized;
   for (const datasets::Document& text : texts) {
     eval::Text entry{text.name, {}};
-    if (bos) entry.tokens.push_back(0);
+    if (bos) entry.tokens.push_back(*first);
     try {
       const std::vector<std::int32_t> ids = tokenizer.encode(text.text);
       entry.tokens.insert(entry.tokens.end(), ids.begin(), ids.end());
@@ -83,7 +97,14 @@ Exit EvalCommand::operator()() {
     }
     tokenized.push_back(std::move(entry));
   }
-  eval::TwoPhase settings{max_tokens, press.prune_after, press.skipped(model.config())};
+  return tokenized;
+}
+
+Exit EvalCommand::operator()() {
+  const std::vector<datasets::Document> texts = documents();
+  engine::Model model = common.load();
+  const eval::TwoPhase settings{max_tokens, press.prune_after, press.skipped(model.config())};
+  const std::vector<eval::Text> tokenized = tokenize(texts);
   std::vector<Row> rows;
   {
     Progress progress("eval");
@@ -93,7 +114,7 @@ Exit EvalCommand::operator()() {
   if (common.json) {
     print_json(document(model, rows));
   } else {
-    print(model, rows);
+    show(model, rows);
   }
   return warn_of_missing_cuts(rows);
 }
@@ -102,41 +123,52 @@ double log_ratio(double nll, double baseline, std::size_t scored) {
   return (nll - baseline) / static_cast<double>(scored);
 }
 
+/// Also when every layer is skipped: such a row shows no compression either.
+bool is_never_cut(const Row& row, const TextScore& text) {
+  if (!row.compressed || text.scored == 0) return false;
+  return text.never_cut ||
+         std::all_of(text.cuts.begin(), text.cuts.end(), [](auto cuts) { return cuts == 0; });
+}
+
 double mean_slots(const Row& row) {
   double sum = 0.0;
   for (const TextScore& text : row.texts) sum += text.mean_slots * static_cast<double>(text.scored);
   return sum / static_cast<double>(row.scored);
 }
 
-void EvalCommand::print(const engine::Model& model, const std::vector<Row>& rows) const {
-  fmt::print(
-      "two-phase, trigger exceeds, score knorm, prune_after {}, max_tokens {}, skip layers {}\n",
-      press.prune_after, max_tokens, press.skip_layers);
-  fmt::print("{}, {} x {}\n\n", model.kernels().name, engine::backend_name(model.team().backend()),
-             model.team().threads());
-  fmt::print("{:<34} {:>6} {:>7} {:>6} {:>11} {:>7}  {:<16} {:<}\n", "text", "keep", "tokens",
-             "scored", "perplexity", "ratio", "cuts per layer", "slots at the end");
+void EvalCommand::show(const engine::Model& model, const std::vector<Row>& rows) const {
+  print(fmt::format(
+      "two-phase, trigger exceeds, score knorm, prune_after {}, max_tokens {}, skip layers {}\n"
+      "{}\n\n",
+      press.prune_after, max_tokens,
+      press.skip_layers.empty() ? "none" : fmt::format("{}", fmt::join(press.skip_layers, ",")),
+      machine_text(model)));
+  std::size_t width = 4;
+  for (const TextScore& text : rows.front().texts) width = std::max(width, text.name.size());
+  print(fmt::format("{:<{}} {:>6} {:>7} {:>6} {:>11} {:>7}  {:<16} {}\n", "text", width, "keep",
+                    "tokens", "scored", "perplexity", "ratio", "cuts per layer",
+                    "slots at the end"));
   for (std::size_t t = 0; t < rows.front().texts.size(); ++t) {
     for (const Row& row : rows) {
       const TextScore& text = row.texts[t];
+      print(fmt::format("{:<{}} {:>6} {:>7} ", text.name, width, row.keep_ratio, text.tokens));
       if (text.scored == 0) {
-        fmt::print("{:<34} {:>6} {:>7} too short, not scored\n", text.name, row.keep_ratio,
-                   text.tokens);
+        print("too short, not scored\n");
         continue;
       }
       const double change = log_ratio(text.nll, rows.front().texts[t].nll, text.scored);
-      fmt::print("{:<34} {:>6} {:>7} {:>6} {:>11.7g} {:>7.4f}  {:<16} {}\n", text.name,
-                 row.keep_ratio, text.tokens, text.scored,
-                 std::exp(text.nll / static_cast<double>(text.scored)), std::exp(change),
-                 fmt::format("{}", fmt::join(text.cuts, ",")), fmt::join(text.lengths, ","));
+      print(fmt::format("{:>6} {:>11.7g} {:>7.4f}  {:<16} {}\n", text.scored,
+                        std::exp(text.nll / static_cast<double>(text.scored)), std::exp(change),
+                        fmt::format("{}", fmt::join(text.cuts, ",")),
+                        fmt::join(text.lengths, ",")));
     }
   }
-  fmt::print("\n{:>6} {:>11} {:>7} {:>13} {:>10} {:>9}  {}\n", "keep", "perplexity", "ratio",
-             "per document", "mean slots", "seconds", "digest of the logits");
+  print(fmt::format("\n{:>6} {:>11} {:>7} {:>13} {:>10} {:>9}  {}\n", "keep", "perplexity", "ratio",
+                    "per document", "mean slots", "seconds", "digest of the logits"));
   for (const Row& row : rows) {
-    fmt::print("{:>6} {:>11.7g} {:>7.4f} {:>13.7g} {:>10.1f} {:>9.3f}  {}\n", row.keep_ratio,
-               row.perplexity(), std::exp(log_ratio(row.nll, rows.front().nll, row.scored)),
-               row.document_perplexity(), mean_slots(row), row.seconds, row.digest);
+    print(fmt::format("{:>6} {:>11.7g} {:>7.4f} {:>13.7g} {:>10.1f} {:>9.3f}  {}\n", row.keep_ratio,
+                      row.perplexity(), std::exp(log_ratio(row.nll, rows.front().nll, row.scored)),
+                      row.document_perplexity(), mean_slots(row), row.seconds, row.digest));
   }
 }
 
@@ -165,7 +197,7 @@ Json EvalCommand::document(const engine::Model& model, const std::vector<Row>& r
         entry["mean_slots"] = text.mean_slots;
         entry["mean_bytes"] = text.mean_slots * slot_bytes * static_cast<double>(config.layers);
         entry["peak_bytes"] = static_cast<double>(text.peak_slots) * slot_bytes;
-        entry["never_cut"] = text.never_cut;
+        entry["never_cut"] = is_never_cut(row, text);
       }
       texts.push_back(std::move(entry));
     }
@@ -174,7 +206,7 @@ Json EvalCommand::document(const engine::Model& model, const std::vector<Row>& r
                     {"trigger", "exceeds"},
                     {"press", row.compressed ? "knorm" : "none"},
                     {"prune_after", press.prune_after},
-                    {"skip_layers", press.skipped(config)},
+                    {"skip_layers", press.skip_layers},
                     {"tokens_scored", row.scored},
                     {"perplexity", row.perplexity()},
                     {"document_perplexity", row.document_perplexity()},
@@ -192,38 +224,50 @@ Exit EvalCommand::warn_of_missing_cuts(const std::vector<Row>& rows) const {
   bool missing = false;
   for (const Row& row : rows) {
     for (const TextScore& text : row.texts) {
-      if (!text.never_cut) continue;
+      if (!is_never_cut(row, text)) continue;
       missing = true;
-      fmt::print(stderr,
-                 "neoxref: keep_ratio {}: nothing was cut in {}: its {} tokens stayed within "
-                 "prune_after ({} effective); this row shows no compression\n",
-                 row.keep_ratio, text.name, text.tokens, text.effective_prune_after);
+      say(
+          fmt::format("neoxref: keep_ratio {}: nothing was cut in {} ({} tokens, effective "
+                      "prune_after {}); this row shows no compression\n",
+                      row.keep_ratio, text.name, text.tokens, text.effective_prune_after));
     }
   }
   return missing && !press.allow_no_cuts ? Exit::not_cut : Exit::ok;
+}
+
+std::string bad_dataset(const std::string& name) {
+  const bool known =
+      name == "wikitext" || name == "pg19" || (name.starts_with("jsonl:") && name.size() > 6);
+  return known ? std::string{} : "expected wikitext, pg19 or jsonl:PATH, found " + name;
 }
 
 }  // namespace
 
 Command add_eval(CLI::App& program) {
   auto state = std::make_shared<EvalCommand>();
-  CLI::App* app = program.add_subcommand(
-      "eval", "Perplexity against the share of the KV cache that is kept (two-phase protocol)");
+  CLI::App* app =
+      program.add_subcommand("eval", "Perplexity against the share of the KV cache that is kept");
+  app->footer(
+      "Two-phase protocol: the first prune_after tokens of a text enter untouched, the\n"
+      "rest is scored while the cache is cut. Exits with 3 when a compressed row has a\n"
+      "text that was never cut.\n"
+      "Example: neoxref eval mini --keep-ratio 1,0.9,0.5,0.1 --prune-after 256");
   state->common.add_to(*app);
-  app->add_option("--text", state->files, "Text files (default: the two embedded excerpts)");
+  app->add_option("--text", state->files,
+                  "Text files, after MODEL\n(default: the two excerpts that come with mini)")
+      ->type_name("FILE");
   app->add_option("--dataset", state->dataset,
-                  "How the files are read: wikitext or pg19; or jsonl:PATH")
-      ->check([](const std::string& name) {
-        return name == "wikitext" || name == "pg19" || name.starts_with("jsonl:")
-                   ? std::string{}
-                   : "expected wikitext, pg19 or jsonl:PATH, found " + name;
-      });
-  app->add_option("--unit", state->unit, "With --dataset wikitext: article or paragraph")
-      ->check(CLI::IsMember({"article", "paragraph"}))
-      ->capture_default_str();
-  app->add_option("--max-tokens", state->max_tokens, "Tokens of each text that are used")
-      ->capture_default_str();
-  app->add_flag("--bos", state->bos, "Put <|endoftext|> (id 0) first; it is never scored");
+                  "Read the files of --text as wikitext or pg19 (these may\nbe folders), or the "
+                  "texts of jsonl:PATH")
+      ->type_name("NAME")
+      ->check(bad_dataset);
+  app->add_option("--unit", state->unit,
+                  "With --dataset wikitext: article or paragraph\n(default: article)")
+      ->type_name("NAME")
+      ->check(CLI::IsMember({"article", "paragraph"}));
+  add_count(*app, "--max-tokens", state->max_tokens, eval::least_tokens, largest_count,
+            "Tokens of each text that are used (default: 1024)");
+  app->add_flag("--bos", state->bos, "Put <|endoftext|> first; it is never scored");
   state->press.add_to(*app, true);
   return [state] {
     if (state->press.keep_ratios.empty()) state->press.keep_ratios = {"1", "0.9", "0.5", "0.1"};

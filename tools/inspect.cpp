@@ -2,6 +2,8 @@
 #include <fmt/core.h>
 
 #include <filesystem>
+#include <memory>
+#include <optional>
 
 #include "engine/checkpoint.hpp"
 #include "engine/model_path.hpp"
@@ -28,15 +30,16 @@ std::string_view function_name(simd::Function function) {
 }
 
 struct InspectCommand {
-  std::string source;
-  bool json = false;
+  Common common;
 
   Exit operator()() const {
     Json document;
     std::vector<const engine::Safetensors*> files;
     std::vector<engine::Safetensors> opened;
     std::optional<engine::Checkpoint> checkpoint;
-    if (std::filesystem::is_regular_file(source)) {
+    const std::string& source = common.model;
+    std::error_code ignored;
+    if (source != "mini" && std::filesystem::is_regular_file(source, ignored)) {
       opened.push_back(engine::Safetensors::open(source));
       files.push_back(&opened.front());
     } else {
@@ -56,26 +59,27 @@ struct InspectCommand {
         document["tensors"].push_back(tensor_json(tensor));
         bytes += tensor.bytes.size();
       }
-      if (!file->metadata().empty()) document["metadata"] = file->metadata();
+      if (!file->metadata().empty()) document["metadata"].update(file->metadata());
     }
     document["tensor_bytes"] = bytes;
     document["verdict"] = "ok";
-    if (json) {
+    if (common.json) {
       print_json(document);
       return Exit::ok;
     }
     if (document.contains("config")) {
       for (const auto& [name, value] : document["config"].items()) {
-        fmt::print("{:24} {}\n", name, value.dump());
+        print(fmt::format("{:24} {}\n", name, value.dump()));
       }
-      fmt::print("\n");
+      print("\n");
     }
     for (const engine::Safetensors* file : files) {
       for (const engine::TensorView& tensor : file->tensors()) {
-        fmt::print("{:60} {:5} {}\n", tensor.name, tensor.dtype, engine::shape_text(tensor.shape));
+        print(fmt::format("{:60} {:5} {}\n", tensor.name, tensor.dtype,
+                          engine::shape_text(tensor.shape)));
       }
     }
-    fmt::print("\n{} tensors, {} bytes: ok\n", document["tensors"].size(), bytes);
+    print(fmt::format("\n{} tensors, {} bytes: ok\n", document["tensors"].size(), bytes));
     return Exit::ok;
   }
 
@@ -110,8 +114,8 @@ Command add_inspect(CLI::App& program) {
   auto state = std::make_shared<InspectCommand>();
   CLI::App* app = program.add_subcommand(
       "inspect", "Show tensors and config, after every check that loading makes");
-  app->add_option("MODEL", state->source, "As for run, or a .safetensors file")->required();
-  app->add_flag("--json", state->json, "Print one JSON document");
+  app->footer("MODEL may also be one .safetensors file.\nExample: neoxref inspect mini");
+  state->common.add_to(*app);
   return [state] { return (*state)(); };
 }
 

@@ -2,6 +2,9 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <memory>
+#include <optional>
+#include <span>
 
 #include "engine/error.hpp"
 #include "eval/digest.hpp"
@@ -26,54 +29,72 @@ std::string npy_header(std::size_t rows, std::size_t columns) {
 
 struct LogitsCommand {
   Common common;
-  std::string tokens;
-  std::string text;
-  std::string file;
+  std::optional<std::string> tokens;
+  std::optional<std::string> text;
+  std::optional<std::string> file;
   std::string output;
 
-  Exit operator()() {
-    if ((tokens.empty() ? 0 : 1) + (text.empty() ? 0 : 1) + (file.empty() ? 0 : 1) != 1) {
-      throw std::invalid_argument("logits: give --tokens, --text or --file, one of them");
+  std::vector<std::int32_t> ids() const {
+    if (tokens) return parse_ids(*tokens, "--tokens");
+    const engine::Tokenizer tokenizer = load_tokenizer(common.model);
+    return text ? encode_some(tokenizer, *text, "--text")
+                : encode_some(tokenizer, read_file(*file), *file);
+  }
+
+  /// What forward() would find too, said before a file is begun.
+  static void check(const std::vector<std::int32_t>& ids, const engine::Config& config) {
+    if (ids.size() > config.max_positions) {
+      throw engine::Error("tokens", "longer than the context of the model",
+                          "at most " + std::to_string(config.max_positions) + " tokens",
+                          std::to_string(ids.size()));
     }
-    const std::vector<std::int32_t> ids =
-        !tokens.empty()
-            ? parse_ids(tokens, "--tokens")
-            : load_tokenizer(common.model).encode(file.empty() ? text : read_file(file));
-    if (ids.empty()) throw engine::Error("logits", "no tokens");
+    for (std::size_t i = 0; i < ids.size(); ++i) {
+      if (ids[i] >= 0 && static_cast<std::size_t>(ids[i]) < config.vocab) continue;
+      throw engine::Error("tokens", "token " + std::to_string(i) + " is outside the vocabulary",
+                          "0 to " + std::to_string(config.vocab - 1), std::to_string(ids[i]));
+    }
+  }
+
+  Exit operator()() {
+    if ((tokens ? 1 : 0) + (text ? 1 : 0) + (file ? 1 : 0) != 1) {
+      throw UsageError("expected exactly one of --tokens, --text and --file");
+    }
     engine::Model model = common.load();
+    const std::vector<std::int32_t> all = ids();
+    check(all, model.config());
     const std::size_t vocab = model.config().vocab;
-    engine::Sequence sequence = model.sequence(std::min(ids.size(), model.config().max_positions));
+    engine::Sequence sequence = model.sequence(all.size());
     constexpr std::size_t chunk = 256;
-    std::vector<float> logits(std::min(chunk, ids.size()) * vocab);
+    std::vector<float> logits(std::min(chunk, all.size()) * vocab);
     eval::Digest digest;
     OutputFile out(output);
-    out.write(npy_header(ids.size(), vocab));
-    Progress progress("logits");
-    if (ids.size() > model.config().max_positions) {
-      throw engine::Error("tokens", "longer than the context of the model",
-                          std::to_string(model.config().max_positions), std::to_string(ids.size()));
-    }
-    for (std::size_t first = 0; first < ids.size(); first += chunk) {
-      progress(static_cast<double>(first) / static_cast<double>(ids.size()));
-      const std::size_t count = std::min(chunk, ids.size() - first);
-      engine::Step step{&sequence, std::span(ids).subspan(first, count), engine::LogitRows::all,
-                        logits.data()};
-      if (!model.forward({&step, 1})) {
-        step.failure->token += first;
-        throw engine::Error("logits", engine::describe(*step.failure));
+    out.write(npy_header(all.size(), vocab));
+    {
+      Progress progress("logits");
+      for (std::size_t first = 0; first < all.size(); first += chunk) {
+        progress(static_cast<double>(first) / static_cast<double>(all.size()));
+        const std::size_t count = std::min(chunk, all.size() - first);
+        engine::Step step{&sequence, std::span(all).subspan(first, count), engine::LogitRows::all,
+                          logits.data()};
+        if (!model.forward({&step, 1})) {
+          step.failure->token += first;
+          throw engine::Error("logits", engine::describe(*step.failure));
+        }
+        const std::span<const float> rows(logits.data(), count * vocab);
+        digest.add(rows);
+        out.write({reinterpret_cast<const char*>(rows.data()), rows.size_bytes()});
       }
-      const std::span<const float> rows(logits.data(), count * vocab);
-      digest.add(rows);
-      out.write({reinterpret_cast<const char*>(rows.data()), rows.size_bytes()});
     }
     out.commit();
     if (common.json) {
       print_json({{"file", output},
-                  {"shape", {ids.size(), vocab}},
+                  {"shape", {all.size(), vocab}},
+                  {"tokens", all},
                   {"digest", digest.hex()},
                   {"machine", machine_json(model)}});
     } else {
-      fmt::print("{}: float32 [{}, {}], digest {}\n", output, ids.size(), vocab, digest.hex());
+      print(fmt::format("{}: float32 [{}, {}], digest {}\n", output, all.size(), vocab,
+                        digest.hex()));
     }
     return Exit::ok;
   }
@@ -84,11 +105,13 @@ struct LogitsCommand {
 Command add_logits(CLI::App& program) {
   auto state = std::make_shared<LogitsCommand>();
   CLI::App* app = program.add_subcommand("logits", "Write the logits of every token as .npy");
+  app->footer("Example: neoxref logits mini --tokens 1,2,3 -o logits.npy");
   state->common.add_to(*app);
-  app->add_option("--tokens", state->tokens, "Token ids with commas between");
-  app->add_option("--text", state->text, "A text");
-  app->add_option("--file", state->file, "A file with a text");
+  add_text(*app, "--tokens", state->tokens, "N,N,...", "Token ids");
+  add_text(*app, "--text", state->text, "TEXT", "A text");
+  add_text(*app, "--file", state->file, "FILE", "A file with a text (-: standard input)");
   app->add_option("-o,--output", state->output, "The file to write, float32 [tokens, vocab]")
+      ->type_name("FILE")
       ->required();
   return [state] { return (*state)(); };
 }

@@ -5,8 +5,13 @@
 #include <fmt/core.h>
 #include <unistd.h>
 
+#include <algorithm>
+#include <array>
 #include <cerrno>
 #include <charconv>
+#include <climits>
+#include <cmath>
+#include <csignal>
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
@@ -16,45 +21,212 @@
 #include "engine/model_path.hpp"
 
 namespace neoxref::tools {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* machine_group = "Machine";
+
+[[noreturn]] void refuse(const std::string& option, const std::string& expected,
+                         const std::string& found) {
+  throw UsageError(
+      engine::Error(option, "not usable", expected, found.empty() ? "nothing" : found).what());
+}
+
+std::optional<std::uint64_t> whole_number(std::string_view text) {
+  std::uint64_t number = 0;
+  const char* const end = text.data() + text.size();
+  const auto [next, error] = std::from_chars(text.data(), end, number);
+  if (error != std::errc{} || next != end) return std::nullopt;
+  return number;
+}
+
+/// The temporary file to remove when a signal ends the process; empty: none.
+std::array<char, PATH_MAX> unfinished{};
+
+extern "C" void remove_unfinished(int signal) {
+  if (unfinished[0] != '\0') unlink(unfinished.data());
+  raise(signal);
+}
+
+void remove_when_interrupted(const std::string& temporary) {
+  if (temporary.size() >= unfinished.size()) return;
+  std::copy(temporary.c_str(), temporary.c_str() + temporary.size() + 1, unfinished.begin());
+  for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGPIPE}) {
+    struct sigaction before = {};
+    if (sigaction(signal, nullptr, &before) != 0 || before.sa_handler != SIG_DFL) continue;
+    struct sigaction action = {};
+    action.sa_handler = remove_unfinished;
+    action.sa_flags = static_cast<int>(SA_RESETHAND);
+    sigaction(signal, &action, nullptr);
+  }
+}
+
+}  // namespace
+
+CLI::Option* add_text(CLI::App& app, const std::string& name, std::optional<std::string>& value,
+                      const std::string& type, const std::string& help) {
+  return app
+      .add_option_function<std::string>(
+          name, [&value](const std::string& text) { value = text; }, help)
+      ->type_name(type);
+}
+
+CLI::Option* add_count(CLI::App& app, const std::string& name, std::uint64_t& value,
+                       std::uint64_t least, std::uint64_t most, const std::string& help) {
+  const auto read = [&value, name, least, most](const std::string& text) {
+    const auto number = whole_number(text);
+    if (!number || *number < least || *number > most) {
+      refuse(name, fmt::format("a whole number from {} to {}", least, most), text);
+    }
+    value = *number;
+  };
+  return app.add_option_function<std::string>(name, read, help)->type_name("N");
+}
+
+CLI::Option* add_number(CLI::App& app, const std::string& name, double& value, double least,
+                        double most, bool or_zero, const std::string& help) {
+  const auto read = [=, &value](const std::string& text) {
+    double number = NAN;
+    const char* const end = text.data() + text.size();
+    const auto [next, error] = std::from_chars(text.data(), end, number);
+    const bool inside = (number >= least && number <= most) || (or_zero && number == 0.0);
+    if (error != std::errc{} || next != end || !inside) {
+      refuse(name, fmt::format("{}a number from {} to {}", or_zero ? "0, or " : "", least, most),
+             text);
+    }
+    value = number;
+  };
+  return app.add_option_function<std::string>(name, read, help)->type_name("X");
+}
 
 void Common::add_to(CLI::App& app) {
   app.add_option("MODEL", model,
-                 "A folder with config.json, model.safetensors and tokenizer.json; a Hub name "
-                 "organisation/name[@revision] in the local cache; or mini, the embedded default")
+                 "A folder with config.json, model.safetensors and tokenizer.json;\n"
+                 "a Hub name organisation/name[@revision] in the local Hub cache;\n"
+                 "or mini, the embedded default")
+      ->type_name("")
       ->required();
   add_to_without_model(app);
 }
 
 void Common::add_to_without_model(CLI::App& app) {
-  app.add_option("--isa", isa, "scalar, avx2, avx512 or neon (default: NEOXREF_ISA or the best)");
-  app.add_option("--backend", backend, "tbb, openmp or serial")->capture_default_str();
-  app.add_option("--threads", threads, "Threads (default: all that this process may use)");
-  app.add_flag("--json", json, "Print one JSON document on standard output and nothing else");
+  app.add_option_function<std::string>(
+         "--isa",
+         [this](const std::string& name) {
+           // An empty name would mean the best one.
+           if (name.empty()) refuse("--isa", "scalar, avx2, avx512 or neon", name);
+           try {
+             simd::kernels(name);
+           } catch (const std::invalid_argument& error) {
+             throw UsageError(std::string("--isa: ") + error.what());
+           }
+           isa = name;
+         },
+         "Instruction set: scalar, avx2, avx512 or neon\n(default: NEOXREF_ISA, else the best)")
+      ->type_name("NAME")
+      ->group(machine_group);
+  app.add_option_function<std::string>(
+         "--backend",
+         [this](const std::string& name) {
+           if (name != "tbb" && name != "openmp" && name != "serial") {
+             refuse("--backend", "tbb, openmp or serial", name);
+           }
+           backend = name;
+         },
+         "Thread pool: tbb, openmp or serial (default: tbb)")
+      ->type_name("NAME")
+      ->group(machine_group);
+  add_count(app, "--threads", threads, 1, 4096, "Threads (default: all this process may use)")
+      ->group(machine_group);
+  app.add_flag("--json", json, "Print one JSON document and nothing else");
 }
 
 engine::RunOptions Common::run_options() const {
+  if (isa.empty()) {
+    try {
+      simd::kernels(std::string_view{});
+    } catch (const std::invalid_argument& error) {
+      throw UsageError(std::string("NEOXREF_ISA: ") + error.what());
+    }
+  }
   return {isa, engine::parse_backend(backend), threads};
 }
 
 engine::Model Common::load() const {
-  return engine::Model::load(engine::resolve_model(model), run_options());
+  const engine::RunOptions options = run_options();
+  return engine::Model::load(engine::resolve_model(model), options);
 }
 
 engine::Tokenizer load_tokenizer(std::string_view model) {
   return engine::Tokenizer::open((engine::resolve_model(model) / "tokenizer.json").string());
 }
 
-std::string read_file(const std::string& path) {
-  return std::string(engine::MappedFile(path).text());
+std::vector<std::int32_t> encode_some(const engine::Tokenizer& tokenizer, std::string_view text,
+                                      std::string_view where) {
+  std::vector<std::int32_t> ids;
+  try {
+    ids = tokenizer.encode(text);
+  } catch (const engine::Error& error) {
+    throw engine::Error(where, error.what());
+  }
+  if (ids.empty()) throw engine::Error(where, "is empty", "at least one token", "none");
+  return ids;
 }
 
-OutputFile::OutputFile(std::string path)
-    : path_(std::move(path)), temporary_(path_ + ".partial." + std::to_string(getpid())) {
-  file_ = open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+std::string read_file(const std::string& path) {
+  std::error_code ignored;
+  const bool standard_input = path == "-";
+  if (!standard_input && fs::status(path, ignored).type() != fs::file_type::fifo) {
+    return std::string(engine::MappedFile(path).text());
+  }
+  // Without O_NONBLOCK a pipe that nobody writes to would be waited for without end.
+  const int file =
+      standard_input ? dup(STDIN_FILENO) : open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  const std::string name = standard_input ? "standard input" : path;
+  if (file < 0) throw engine::Error(name, "cannot be opened", "", std::strerror(errno));
+  if (!standard_input) fcntl(file, F_SETFL, 0);
+  constexpr std::size_t most = std::size_t{1} << 30;
+  std::string text;
+  std::array<char, 65536> piece;
+  for (;;) {
+    const ssize_t count = read(file, piece.data(), piece.size());
+    if (count < 0 && errno == EINTR) continue;
+    const int error = errno;
+    if (count <= 0 || text.size() > most) close(file);
+    if (count < 0) throw engine::Error(name, "cannot be read", "", std::strerror(error));
+    if (count == 0) return text;
+    if (text.size() > most) throw engine::Error(name, "is too long", "at most 1 GiB", "more");
+    text.append(piece.data(), static_cast<std::size_t>(count));
+  }
+}
+
+OutputFile::OutputFile(std::string path) : path_(std::move(path)) {
+  std::error_code ignored;
+  const fs::file_status status = fs::status(path_, ignored);
+  if (path_.empty() || (fs::exists(status) && !fs::is_regular_file(status))) {
+    throw engine::Error(path_.empty() ? "output" : path_, "cannot be written",
+                        "a regular file or a new name",
+                        path_.empty()              ? "nothing"
+                        : fs::is_directory(status) ? "a folder"
+                                                   : "a special file");
+  }
+  // A link stays a link: what it points at is replaced.
+  if (fs::is_symlink(fs::symlink_status(path_, ignored)) && fs::exists(status)) {
+    path_ = fs::canonical(path_).string();
+  }
+  constexpr int attempts = 100;  // files that an earlier process with the same id left behind
+  for (int attempt = 0; file_ < 0 && attempt < attempts; ++attempt) {
+    temporary_ = fmt::format("{}.partial.{}.{}", path_, getpid(), attempt);
+    file_ = open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    if (file_ < 0 && errno != EEXIST) break;
+  }
   if (file_ < 0) fail("cannot be written");
+  remove_when_interrupted(temporary_);
 }
 
 OutputFile::~OutputFile() {
+  unfinished[0] = '\0';
   if (file_ < 0) return;
   close(file_);
   unlink(temporary_.c_str());
@@ -67,6 +239,7 @@ void OutputFile::fail(const char* problem) const {
 void OutputFile::write(std::string_view bytes) {
   while (!bytes.empty()) {
     const ssize_t written = ::write(file_, bytes.data(), bytes.size());
+    if (written < 0 && errno == EINTR) continue;
     if (written < 0) fail("cannot be written");
     bytes.remove_prefix(static_cast<std::size_t>(written));
   }
@@ -75,13 +248,29 @@ void OutputFile::write(std::string_view bytes) {
 void OutputFile::commit() {
   if (fsync(file_) != 0 && errno != EINVAL) fail("cannot be written");
   if (rename(temporary_.c_str(), path_.c_str()) != 0) fail("cannot be replaced");
+  unfinished[0] = '\0';
   close(file_);
   file_ = -1;
 }
 
+void print(std::string_view text) {
+  if (std::fwrite(text.data(), 1, text.size(), stdout) != text.size()) {
+    throw engine::Error("standard output", "cannot be written", "", std::strerror(errno));
+  }
+}
+
+void flush_output() {
+  if (std::fflush(stdout) != 0) {
+    throw engine::Error("standard output", "cannot be written", "", std::strerror(errno));
+  }
+}
+
+void say(std::string_view text) {
+  std::fwrite(text.data(), 1, text.size(), stderr);
+}
+
 void print_json(const nlohmann::ordered_json& document) {
-  fmt::print("{}\n",
-             document.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace));
+  print(document.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n");
 }
 
 nlohmann::ordered_json machine_json(const engine::Model& model) {
@@ -90,30 +279,43 @@ nlohmann::ordered_json machine_json(const engine::Model& model) {
           {"threads", model.team().threads()}};
 }
 
+std::string machine_text(const engine::Model& model) {
+  const std::size_t threads = model.team().threads();
+  return fmt::format("{}, {}, {} thread{}", model.kernels().name,
+                     engine::backend_name(model.team().backend()), threads,
+                     threads == 1 ? "" : "s");
+}
+
 Progress::Progress(std::string label) : label_(std::move(label)), terminal_(isatty(2) == 1) {}
 
 Progress::~Progress() {
-  if (terminal_ && shown_ >= 0) fmt::print(stderr, "\r\x1b[K");
+  if (terminal_ && shown_ >= 0) say("\r\x1b[K");
 }
 
 void Progress::operator()(double share) {
   const int percent = static_cast<int>(share * 100.0);
   if (!terminal_ || percent == shown_) return;
   shown_ = percent;
-  fmt::print(stderr, "\r{} {:3d} %", label_, percent);
-  std::fflush(stderr);
+  say(fmt::format("\r{} {:3d} %", label_, percent));
 }
 
-std::vector<std::int32_t> parse_ids(std::string_view text, std::string_view option) {
+std::vector<std::int32_t> parse_ids(std::string_view text, std::string_view where) {
   std::vector<std::int32_t> ids;
   const char* at = text.data();
   const char* const end = at + text.size();
+  const auto skip_blanks = [&](const char* from) {
+    return std::find_if(from, end, [](char c) { return c != ' ' && c != '\n' && c != '\r'; });
+  };
   for (;;) {
     std::int32_t id = 0;
-    const auto [next, error] = std::from_chars(at, end, id);
+    at = skip_blanks(at);
+    const auto [behind, error] = std::from_chars(at, end, id);
+    const char* const next = skip_blanks(behind);
     if (error != std::errc{} || (next != end && *next != ',')) {
-      throw engine::Error(option, "not a list of token ids", "numbers with commas between, 1,2,3",
-                          text);
+      const auto bad = static_cast<std::size_t>(at - text.data());
+      throw engine::Error(where, fmt::format("byte {}: not a list of token ids", bad),
+                          "32-bit numbers with commas between, 1,2,3",
+                          bad == text.size() ? "nothing" : text.substr(bad, 40));
     }
     ids.push_back(id);
     if (next == end) return ids;

@@ -3,43 +3,53 @@
 
 #include <fmt/core.h>
 
+#include <algorithm>
+#include <memory>
+
 #include "eval/perplexity.hpp"
 #include "tools/options.hpp"
+#include "tools/press_options.hpp"
 
 namespace neoxref::tools {
 namespace {
 
+/// A plan lists every cut; this bounds its memory.
+constexpr std::uint64_t longest_text = 1'000'000;
+
 struct PlanCommand {
+  Common common;
   std::size_t length = 0;
   std::size_t prune_after = 256;
   std::vector<std::string> keep_ratios;
-  bool json = false;
 
   Exit operator()() const {
-    if (length < eval::least_tokens) {
-      throw std::invalid_argument("plan: --length must be at least " +
-                                  std::to_string(eval::least_tokens));
-    }
     const std::size_t prefix = eval::effective_prune_after(prune_after, length);
     nlohmann::ordered_json rows = nlohmann::ordered_json::array();
-    if (!json) {
-      fmt::print("two-phase, {} tokens, prune_after {} (effective {}), each layer not skipped\n",
-                 length, prune_after, prefix);
-      fmt::print("{:>10} {:>6}  {}\n", "keep_ratio", "cuts", "slots before and after each cut");
+    if (!common.json) {
+      print(fmt::format(
+          "two-phase, {} tokens, prune_after {} (effective {}), each layer not "
+          "skipped\n{:>10} {:>6}  {}\n",
+          length, prune_after, prefix, "keep_ratio", "cuts", "slots before and after each cut"));
     }
     for (const std::string& text : keep_ratios) {
       const auto cuts = eval::plan(length - 1, prefix, prefix, eval::Ratio::parse(text));
-      nlohmann::ordered_json list = nlohmann::ordered_json::array();
-      std::string shown;
-      for (const eval::PlannedCut& cut : cuts) {
-        list.push_back({{"token", cut.token}, {"before", cut.before}, {"after", cut.after}});
-        if (list.size() <= 4) shown += fmt::format("{}->{} ", cut.before, cut.after);
+      if (common.json) {
+        nlohmann::ordered_json list = nlohmann::ordered_json::array();
+        for (const eval::PlannedCut& cut : cuts) {
+          list.push_back({{"token", cut.token}, {"before", cut.before}, {"after", cut.after}});
+        }
+        rows.push_back({{"keep_ratio", std::stod(text)}, {"cuts", cuts.size()}, {"plan", list}});
+        continue;
       }
-      if (cuts.size() > 4) shown += "...";
-      rows.push_back({{"keep_ratio", text}, {"cuts", cuts.size()}, {"plan", list}});
-      if (!json) fmt::print("{:>10} {:>6}  {}\n", text, cuts.size(), shown);
+      constexpr std::size_t shown_cuts = 4;
+      std::string shown;
+      for (std::size_t i = 0; i < std::min(cuts.size(), shown_cuts); ++i) {
+        shown += fmt::format("{}{}->{}", i == 0 ? "" : " ", cuts[i].before, cuts[i].after);
+      }
+      if (cuts.size() > shown_cuts) shown += " ...";
+      print(fmt::format("{:>10} {:>6}  {}\n", text, cuts.size(), shown));
     }
-    if (json) {
+    if (common.json) {
       print_json({{"length", length},
                   {"prune_after", prune_after},
                   {"effective_prune_after", prefix},
@@ -54,14 +64,16 @@ struct PlanCommand {
 Command add_plan(CLI::App& program) {
   auto state = std::make_shared<PlanCommand>();
   CLI::App* app = program.add_subcommand("plan", "The cuts to come, before anything runs");
-  app->add_option("--length", state->length, "Tokens of the text")->required();
-  app->add_option("--prune-after", state->prune_after,
-                  "A layer that is longer than this after a token entered is cut")
-      ->capture_default_str();
-  app->add_option("--keep-ratio", state->keep_ratios, "Shares that a cut keeps, such as 0.9,0.5")
-      ->delimiter(',')
+  app->footer("Example: neoxref plan --length 1024 --prune-after 256 --keep-ratio 0.9,0.5");
+  state->common.add_to_without_model(*app);
+  add_count(*app, "--length", state->length, eval::least_tokens, longest_text, "Tokens of the text")
       ->required();
-  app->add_flag("--json", state->json, "Print one JSON document");
+  add_count(*app, "--prune-after", state->prune_after, 0, largest_count,
+            "Cut a layer that holds more slots than this after a\ntoken has entered "
+            "(default: 256)");
+  add_keep_ratio(*app, state->keep_ratios, true, "Shares of the slots that a cut keeps")
+      ->group("Options")
+      ->required();
   return [state] { return (*state)(); };
 }
 

@@ -4,7 +4,10 @@
 #include <algorithm>
 #include <chrono>
 #include <cmath>
-#include <cstdio>
+#include <limits>
+#include <memory>
+#include <optional>
+#include <span>
 
 #include "engine/error.hpp"
 #include "engine/sampler.hpp"
@@ -19,10 +22,32 @@ namespace {
 using Clock = std::chrono::steady_clock;
 using Json = nlohmann::ordered_json;
 
+struct Result {
+  std::vector<std::int32_t> prompt;
+  std::vector<std::int32_t> generated;
+  std::string text;
+  std::string finish;
+  std::string digest;
+  Json logprobs = Json::array();
+  double load_seconds = 0.0;
+  double first_token_seconds = 0.0;  ///< ids in until the first new id is known
+  double decode_seconds = 0.0;       ///< from the first new id to the last
+
+  /// Nothing where the figure would mean nothing.
+  std::optional<double> time_to_first_token() const {
+    if (generated.empty()) return std::nullopt;
+    return first_token_seconds;
+  }
+  std::optional<double> tokens_per_second() const {
+    if (generated.size() < 2 || decode_seconds <= 0.0) return std::nullopt;
+    return static_cast<double>(generated.size() - 1) / decode_seconds;
+  }
+};
+
 struct RunCommand {
   Common common;
-  std::string prompt;
-  std::string file;
+  std::optional<std::string> prompt;
+  std::optional<std::string> file;
   std::size_t max_new = 128;
   double temperature = 0.0;
   std::size_t top_k = 0;
@@ -34,10 +59,18 @@ struct RunCommand {
   PressOptions press;
 
   Exit operator()();
+  void check_usage() const;
+  Json document(const engine::Model& model, const Result& result) const;
+  Exit warn_of_missing_cuts(const engine::Sequence& sequence) const;
 };
 
-double seconds_since(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
+double seconds_between(Clock::time_point start, Clock::time_point end) {
+  return std::chrono::duration<double>(end - start).count();
+}
+
+/// A model may have more rows than its tokenizer has tokens; these stand for no text.
+bool has_text(const engine::Tokenizer& tokenizer, std::int32_t id) {
+  return static_cast<std::size_t>(id) < tokenizer.vocab_size();
 }
 
 /// Text that may be shown: everything before a stop string, and nothing that could still become
@@ -96,119 +129,155 @@ Json top_logprobs(const engine::Model& model, const engine::Tokenizer& tokenizer
   for (auto id = order.begin(); id != end; ++id) {
     const std::int32_t one[] = {*id};
     list.push_back({{"id", *id},
-                    {"text", tokenizer.decode(one)},
+                    {"text", has_text(tokenizer, *id) ? tokenizer.decode(one) : std::string{}},
                     {"logprob", -eval::nll(model.kernels(), logits, *id)}});
   }
   return list;
 }
 
-Exit RunCommand::operator()() {
-  if (prompt.empty() == file.empty()) {
-    throw std::invalid_argument("run: give --prompt or --file, one of them");
+/// Per layer, as eval names them.
+void add_cuts(Json& document, const engine::Sequence& sequence) {
+  const std::size_t layers = sequence.cache.shape().layers;
+  std::vector<std::size_t> cuts(layers, 0);
+  std::vector<std::size_t> lengths;
+  for (const engine::Cut& cut : sequence.cuts) ++cuts[cut.layer];
+  for (std::size_t layer = 0; layer < layers; ++layer) {
+    lengths.push_back(sequence.cache.longest(layer));
+  }
+  document["cuts"] = cuts;
+  document["lengths"] = lengths;
+}
+
+/// For people: how much, how fast, on what.
+std::string summary(const engine::Model& model, const Result& result) {
+  std::string line = fmt::format("{} prompt tokens, {} new ({})", result.prompt.size(),
+                                 result.generated.size(), result.finish);
+  if (const auto seconds = result.time_to_first_token()) {
+    line += fmt::format("; first token after {:.1f} ms", *seconds * 1e3);
+  }
+  if (const auto rate = result.tokens_per_second())
+    line += fmt::format(", then {:.1f} tokens/s", *rate);
+  return fmt::format("{}; {}\ndigest {}\n", line, machine_text(model), result.digest);
+}
+
+void RunCommand::check_usage() const {
+  if (prompt.has_value() == file.has_value()) {
+    throw UsageError("expected exactly one of --prompt and --file");
   }
   if (std::any_of(stops.begin(), stops.end(), [](const auto& stop) { return stop.empty(); })) {
-    throw std::invalid_argument("run: --stop cannot be empty");
+    throw UsageError("--stop: not usable (expected a text, found nothing)");
   }
+  if (logprobs > 0 && !common.json) throw UsageError("--logprobs: needs --json");
+  press.check_usage();
+}
+
+Exit RunCommand::operator()() {
+  check_usage();
+  Result result;
   const auto start = Clock::now();
   engine::Model model = common.load();
   const engine::Tokenizer tokenizer = load_tokenizer(common.model);
-  const double load_seconds = seconds_since(start);
-  const std::vector<std::int32_t> ids = tokenizer.encode(file.empty() ? prompt : read_file(file));
-  if (ids.empty()) throw engine::Error("prompt", "no tokens");
+  result.load_seconds = seconds_between(start, Clock::now());
+  result.prompt = prompt ? encode_some(tokenizer, *prompt, "--prompt")
+                         : encode_some(tokenizer, read_file(*file), *file);
   const std::size_t context = model.config().max_positions;
-  if (ids.size() > context) {
+  if (result.prompt.size() > context) {
     throw engine::Error("prompt", "longer than the context of the model",
                         "at most " + std::to_string(context) + " tokens",
-                        std::to_string(ids.size()));
+                        std::to_string(result.prompt.size()));
   }
-  const std::size_t limit = std::min(max_new, context - ids.size() + 1);
-  engine::Sequence sequence = model.sequence(std::min(context, ids.size() + limit));
+  // The last new token need not enter the cache.
+  const std::size_t limit = std::min<std::size_t>(max_new, context - result.prompt.size() + 1);
+  engine::Sequence sequence = model.sequence(std::min(context, result.prompt.size() + limit));
   sequence.press = press.make(model.config());
   engine::Sampler sampler({static_cast<float>(temperature), top_k, top_p, seed}, model.kernels());
   engine::StreamDecoder decoder(tokenizer);
   StopFilter filter(stops);
   eval::Digest digest;
-
   std::vector<float> logits(model.config().vocab);
-  std::vector<std::int32_t> generated;
-  std::string text;
-  Json logprob_rows = Json::array();
-  std::string finish = limit < max_new ? "context" : "max_new";
-  double first_token_seconds = 0.0;
+  result.finish = limit < max_new ? "context" : "max_new";
   const auto show = [&](const std::string& piece) {
-    text += piece;
-    if (common.json) return;
-    fmt::print("{}", piece);
-    std::fflush(stdout);
+    result.text += piece;
+    if (common.json || piece.empty()) return;
+    print(piece);
+    flush_output();
   };
 
   const auto begin = Clock::now();
   auto first = begin;
-  std::vector<std::int32_t> next = ids;
-  while (generated.size() < limit) {
+  std::vector<std::int32_t> next = result.prompt;
+  while (result.generated.size() < limit) {
     engine::Step step{&sequence, next, engine::LogitRows::last, logits.data()};
     if (!model.forward({&step, 1})) {
       throw engine::Error("run", engine::describe(*step.failure));
     }
     digest.add(logits);
     const std::int32_t token = sampler.draw(logits, sequence.position);
-    if (generated.empty()) {
-      first = Clock::now();
-      first_token_seconds = std::chrono::duration<double>(first - begin).count();
+    const auto now = Clock::now();
+    if (result.generated.empty()) {
+      first = now;
+      result.first_token_seconds = seconds_between(begin, first);
     }
-    if (logprobs > 0) logprob_rows.push_back(top_logprobs(model, tokenizer, logits, logprobs));
-    generated.push_back(token);
+    result.decode_seconds = seconds_between(first, now);
+    if (logprobs > 0) {
+      result.logprobs.push_back(top_logprobs(model, tokenizer, logits, logprobs));
+    }
+    result.generated.push_back(token);
     const auto& eos = model.config().eos_token_ids;
     if (!ignore_eos && std::find(eos.begin(), eos.end(), token) != eos.end()) {
-      finish = "eos";
+      result.finish = "eos";
       break;
     }
-    show(filter.push(decoder.push(token)));
+    if (has_text(tokenizer, token)) show(filter.push(decoder.push(token)));
     if (filter.stopped()) {
-      finish = "stop";
+      result.finish = "stop";
       break;
     }
     next = {token};
   }
-  const double decode_seconds = seconds_since(first);
   if (!filter.stopped()) {
     show(filter.push(decoder.finish()));
     show(filter.finish());
+    if (filter.stopped()) result.finish = "stop";
   }
-  const double rate = generated.size() > 1 && decode_seconds > 0.0
-                          ? static_cast<double>(generated.size() - 1) / decode_seconds
-                          : 0.0;
+  result.digest = digest.hex();
   if (common.json) {
-    Json document{{"text", text},
-                  {"tokens", generated},
-                  {"prompt_tokens", ids},
-                  {"finish", finish},
-                  {"digest", digest.hex()},
-                  {"load_seconds", load_seconds},
-                  {"time_to_first_token", first_token_seconds},
-                  {"tokens_per_second", rate},
-                  {"machine", machine_json(model)}};
-    if (sequence.press) document["cuts"] = sequence.cuts.size();
-    if (logprobs > 0) document["logprobs"] = logprob_rows;
-    print_json(document);
+    Json whole = document(model, result);
+    if (sequence.press) add_cuts(whole, sequence);
+    print_json(whole);
   } else {
-    fmt::print("\n");
-    std::fflush(stdout);
-    fmt::print(stderr,
-               "{} prompt tokens, {} new ({}); first token after {:.1f} ms, then {:.1f} tokens/s; "
-               "{}, {} x {}\ndigest {}\n",
-               ids.size(), generated.size(), finish, first_token_seconds * 1e3, rate,
-               model.kernels().name, engine::backend_name(model.team().backend()),
-               model.team().threads(), digest.hex());
+    print("\n");
+    flush_output();
+    say(summary(model, result));
   }
-  if (sequence.press && !sequence.press->keep_ratio.keeps_all() && sequence.cuts.empty()) {
-    fmt::print(stderr,
-               "neoxref: nothing was cut: the cache held {} slots, prune_after is {}; this run "
-               "shows no compression\n",
-               sequence.cache.longest(0), sequence.press->prune_after);
-    if (!press.allow_no_cuts) return Exit::not_cut;
-  }
-  return Exit::ok;
+  return warn_of_missing_cuts(sequence);
+}
+
+Json RunCommand::document(const engine::Model& model, const Result& result) const {
+  const auto or_null = [](std::optional<double> value) { return value ? Json(*value) : Json(); };
+  Json whole{{"text", result.text},
+             {"tokens", result.generated},
+             {"prompt_tokens", result.prompt},
+             {"finish", result.finish},
+             {"digest", result.digest},
+             {"load_seconds", result.load_seconds},
+             {"time_to_first_token", or_null(result.time_to_first_token())},
+             {"tokens_per_second", or_null(result.tokens_per_second())},
+             {"machine", machine_json(model)}};
+  if (logprobs > 0) whole["logprobs"] = result.logprobs;
+  return whole;
+}
+
+Exit RunCommand::warn_of_missing_cuts(const engine::Sequence& sequence) const {
+  if (!sequence.press || sequence.press->keep_ratio.keeps_all()) return Exit::ok;
+  const bool shortened = std::any_of(sequence.cuts.begin(), sequence.cuts.end(),
+                                     [](const engine::Cut& cut) { return cut.after < cut.before; });
+  if (shortened) return Exit::ok;
+  say(fmt::format(
+      "neoxref: keep_ratio {}: nothing was cut ({} tokens entered, prune_after {}); this run "
+      "shows no compression\n",
+      sequence.press->keep_ratio.text(), sequence.position, sequence.press->prune_after));
+  return press.allow_no_cuts ? Exit::ok : Exit::not_cut;
 }
 
 }  // namespace
@@ -216,22 +285,29 @@ Exit RunCommand::operator()() {
 Command add_run(CLI::App& program) {
   auto state = std::make_shared<RunCommand>();
   CLI::App* app = program.add_subcommand("run", "Continue a text: streams it, then says how fast");
+  app->footer("Example: neoxref run mini --prompt \"Once upon a time\" --max-new 50");
   state->common.add_to(*app);
-  app->add_option("--prompt", state->prompt, "The text to continue");
-  app->add_option("--file", state->file, "A file with the text to continue");
-  app->add_option("--max-new", state->max_new, "Most new tokens")->capture_default_str();
-  app->add_option("--temperature", state->temperature, "0 takes the most probable token")
-      ->capture_default_str();
-  app->add_option("--top-k", state->top_k, "Draw from the K most probable tokens (0: all)")
-      ->capture_default_str();
-  app->add_option("--top-p", state->top_p, "Draw from the shortest list that holds this share")
-      ->capture_default_str();
-  app->add_option("--seed", state->seed, "Seed of the draws")->capture_default_str();
+  add_text(*app, "--prompt", state->prompt, "TEXT", "The text to continue");
+  add_text(*app, "--file", state->file, "FILE",
+           "A file with the text to continue (-: standard input)");
+  add_count(*app, "--max-new", state->max_new, 0, largest_count, "Most new tokens (default: 128)");
   app->add_option("--stop", state->stops, "Stop before this text (may be given several times)")
+      ->type_name("TEXT")
       ->allow_extra_args(false);
   app->add_flag("--ignore-eos", state->ignore_eos, "Go on after an end-of-text token");
-  app->add_option("--logprobs", state->logprobs,
-                  "With --json: this many most probable tokens at each step");
+  add_count(*app, "--logprobs", state->logprobs, 1, largest_count,
+            "With --json: N most probable tokens at each step");
+  for (CLI::Option* option :
+       {add_number(*app, "--temperature", state->temperature, 1e-6, 1e6, true,
+                   "0 takes the most probable token (default: 0)"),
+        add_count(*app, "--top-k", state->top_k, 0, largest_count,
+                  "Draw from the N most probable tokens; 0: all\n(default: 0)"),
+        add_number(*app, "--top-p", state->top_p, 1e-6, 1.0, false,
+                   "Draw from the shortest list that holds this share\n(default: 1)"),
+        add_count(*app, "--seed", state->seed, 0, std::numeric_limits<std::uint64_t>::max(),
+                  "Seed of the draws (default: 0)")}) {
+    option->group("Sampling");
+  }
   state->press.add_to(*app, false);
   return [state] { return (*state)(); };
 }

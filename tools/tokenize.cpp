@@ -3,6 +3,8 @@
 #include <fmt/ranges.h>
 
 #include <filesystem>
+#include <limits>
+#include <memory>
 #include <sstream>
 
 #include "engine/error.hpp"
@@ -14,68 +16,98 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 struct TokenizeCommand {
-  std::string source;
-  std::string text;
-  std::string file;
-  std::string jsonl;
+  Common common;
+  std::optional<std::string> text;
+  std::optional<std::string> file;
+  std::optional<std::string> jsonl;
   bool decode = false;
-  bool json = false;
 
   Exit operator()() const {
-    if ((text.empty() ? 0 : 1) + (file.empty() ? 0 : 1) + (jsonl.empty() ? 0 : 1) != 1) {
-      throw std::invalid_argument("tokenize: give --text, --file or --jsonl, one of them");
+    if ((text ? 1 : 0) + (file ? 1 : 0) + (jsonl ? 1 : 0) != 1) {
+      throw UsageError("expected exactly one of --text, --file and --jsonl");
     }
-    const engine::Tokenizer tokenizer = std::filesystem::is_regular_file(source)
-                                            ? engine::Tokenizer::open(source)
-                                            : load_tokenizer(source);
-    if (!jsonl.empty()) return lines(tokenizer);
-    const std::string input = file.empty() ? text : read_file(file);
-    if (decode) {
-      std::string list = input;
-      while (!list.empty() && (list.back() == '\n' || list.back() == '\r')) list.pop_back();
-      const std::string decoded = tokenizer.decode(parse_ids(list, file.empty() ? "--text" : file));
-      if (json) {
-        print_json({{"text", decoded}});
+    if (jsonl && common.json) {
+      throw UsageError("--jsonl prints one document per line (expected no --json)");
+    }
+    std::error_code ignored;
+    const std::string& source = common.model;
+    const engine::Tokenizer tokenizer =
+        source != "mini" && std::filesystem::is_regular_file(source, ignored)
+            ? engine::Tokenizer::open(source)
+            : load_tokenizer(source);
+    if (jsonl) return lines(tokenizer);
+    const std::string where = text ? "--text" : *file;
+    const std::string input = text ? *text : read_file(*file);
+    try {
+      if (decode) {
+        const bool blank = input.find_first_not_of(" \r\n") == input.npos;
+        const std::string decoded =
+            blank ? std::string{} : tokenizer.decode(parse_ids(input, "ids"));
+        common.json ? print_json({{"text", decoded}}) : print(decoded);
       } else {
-        fmt::print("{}", decoded);
+        const std::vector<std::int32_t> ids = tokenizer.encode(input);
+        common.json ? print_json({{"ids", ids}}) : print(fmt::format("{}\n", fmt::join(ids, ",")));
       }
-      return Exit::ok;
-    }
-    const std::vector<std::int32_t> ids = tokenizer.encode(input);
-    if (json) {
-      print_json({{"ids", ids}});
-    } else {
-      fmt::print("{}\n", fmt::join(ids, ","));
+    } catch (const engine::Error& error) {
+      throw engine::Error(where, error.what());
     }
     return Exit::ok;
   }
 
   /// One {"ids": [...]} for each {"text": ...}, or the other way round.
   Exit lines(const engine::Tokenizer& tokenizer) const {
-    std::istringstream input(read_file(jsonl));
+    std::istringstream input(read_file(*jsonl));
     std::string line;
-    const char* const field = decode ? "ids" : "text";
     for (std::size_t number = 1; std::getline(input, line); ++number) {
-      const std::string where = jsonl + ": line " + std::to_string(number);
+      const std::string where = *jsonl + ": line " + std::to_string(number);
       const Json record = Json::parse(line, nullptr, false);
-      if (!record.is_object() || !record.contains(field)) {
-        throw engine::Error(where, "not a JSON object with the field", field, line);
-      }
+      if (!record.is_object()) throw engine::Error(where, "is not a JSON object", "", line);
+      Json answer;
       try {
         if (decode) {
-          fmt::print(
-              "{}\n",
-              Json{{"text", tokenizer.decode(record["ids"].get<std::vector<std::int32_t>>())}}
-                  .dump());
+          answer["text"] = tokenizer.decode(ids_of(record, where));
         } else {
-          fmt::print("{}\n",
-                     Json{{"ids", tokenizer.encode(record["text"].get<std::string>())}}.dump());
+          answer["ids"] = tokenizer.encode(text_of(record, where));
         }
-      } catch (const nlohmann::json::exception&) {
-        throw engine::Error(where, "field of another type", field, record[field].dump());
+      } catch (const engine::Error& error) {
+        const std::string_view problem = error.what();
+        if (problem.starts_with(where)) throw;
+        throw engine::Error(where, problem);
       }
+      print(answer.dump(-1, ' ', false, Json::error_handler_t::replace) + "\n");
     }
     return Exit::ok;
+  }
+
+  static std::string text_of(const Json& record, const std::string& where) {
+    const auto field = record.find("text");
+    if (field == record.end() || !field->is_string()) {
+      throw engine::Error(where, "field \"text\" is not usable", "a string", found(record, field));
+    }
+    return field->get<std::string>();
+  }
+
+  static std::vector<std::int32_t> ids_of(const Json& record, const std::string& where) {
+    const auto field = record.find("ids");
+    if (field == record.end() || !field->is_array()) {
+      throw engine::Error(where, "field \"ids\" is not usable", "an array of token ids",
+                          found(record, field));
+    }
+    std::vector<std::int32_t> ids;
+    for (const Json& id : *field) {
+      // A number above the largest std::int64_t is unsigned here, and is_number_integer() too.
+      if (!id.is_number_integer() || id > std::numeric_limits<std::int32_t>::max() || id < 0) {
+        throw engine::Error(where, "field \"ids\" is not usable", "an array of token ids",
+                            id.dump(-1, ' ', false, Json::error_handler_t::replace));
+      }
+      ids.push_back(id.get<std::int32_t>());
+    }
+    return ids;
+  }
+
+  static std::string found(const Json& record, Json::const_iterator field) {
+    if (field == record.end()) return "no such field";
+    return field->dump(-1, ' ', false, Json::error_handler_t::replace);
   }
 };
 
@@ -84,12 +116,15 @@ struct TokenizeCommand {
 Command add_tokenize(CLI::App& program) {
   auto state = std::make_shared<TokenizeCommand>();
   CLI::App* app = program.add_subcommand("tokenize", "Text to token ids, or back");
-  app->add_option("MODEL", state->source, "As for run, or a tokenizer.json")->required();
-  app->add_option("--text", state->text, "A text (with --decode: ids with commas between)");
-  app->add_option("--file", state->file, "A file with the same");
-  app->add_option("--jsonl", state->jsonl, "One {\"ids\": [...]} for each line {\"text\": ...}");
+  app->footer(
+      "MODEL may also be one tokenizer.json.\n"
+      "Example: neoxref tokenize mini --text \"Hello world\"");
+  state->common.add_to(*app);
+  add_text(*app, "--text", state->text, "TEXT", "A text; with --decode: ids with commas between");
+  add_text(*app, "--file", state->file, "FILE", "A file with the same (-: standard input)");
+  add_text(*app, "--jsonl", state->jsonl, "FILE",
+           "For each line {\"text\": ...} one line {\"ids\": [...]}");
   app->add_flag("--decode", state->decode, "From ids to text");
-  app->add_flag("--json", state->json, "Print one JSON document");
   return [state] { return (*state)(); };
 }
 

@@ -7,7 +7,7 @@
 /// Phi(x) for -3 < x < 0 loses nine bits (2^-94); 2^-93 bounds all, and against MPFR the largest
 /// error seen is 2^-95. A result is wrong only if the real value lies that close to a midpoint of
 /// two binary32 numbers without being one. Of the 2^32 arguments of each function the closest comes
-/// to CLOSEST (docs/functions.md), far outside. Values that are midpoints up to an invisible
+/// to 2^-77 (docs/functions.md), far outside. Values that are midpoints up to an invisible
 /// excess (x/2 for subnormal x) are rounded by the sign of the excess, exact powers in integers.
 /// For pow that leaves pairs nobody has looked at: a random pair comes within 2^-93 of a midpoint
 /// with probability 2^-69, and every pair a rotary table uses (bases of known checkpoints, all

@@ -116,11 +116,6 @@ NEOXREF_INLINE f32x16 exp(const f32x16& x) {
   return round_correctly(Function::exp, x, exp_f64(z), hot_bound);
 }
 
-/// exp for x <= 0 or NaN (a softmax): the same bits without the upper clamp.
-NEOXREF_INLINE f32x16 exp_nonpositive(const f32x16& x) {
-  return round_correctly(Function::exp, x, exp_f64(to_f64(at_least(x, -105.0f))), hot_bound);
-}
-
 /// x Phi(x). Phi(-t) = exp(-t^2/2) times a quotient of polynomials, and Phi(t) = 1 - Phi(-t).
 NEOXREF_INLINE f32x16 gelu(const f32x16& x) {
   const f32x16 low = at_least(x, -20.0f);

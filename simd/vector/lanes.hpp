@@ -86,10 +86,21 @@ NEOXREF_INLINE void store(float* p, const f32x16& v) {
                       NEOXREF_INLINED { v.part[i].store_unaligned(p + i * Native32::size); });
 }
 
+#if defined(__AVX2__) && !defined(__AVX512F__)
+/// All bits in the lanes of one register, the first of them lane `first` of 16, that lie below n.
+NEOXREF_INLINE __m256i low_lanes(std::size_t n, int first) {
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(n) - first), lane);
+}
+#endif
+
 /// The first n < 16 lanes from memory, the others +0; nothing past them is read.
 NEOXREF_INLINE f32x16 load_part(const float* p, std::size_t n) {
 #if defined(__AVX512F__)
   return {{Native32(_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << n) - 1u), p))}};
+#elif defined(__AVX2__)
+  return {{Native32(_mm256_maskload_ps(p, low_lanes(n, 0))),
+           Native32(_mm256_maskload_ps(p + 8, low_lanes(n, 8)))}};
 #else
   alignas(64) float buffer[16] = {};
   std::memcpy(buffer, p, n * sizeof(float));
@@ -101,6 +112,9 @@ NEOXREF_INLINE f32x16 load_part(const float* p, std::size_t n) {
 NEOXREF_INLINE void store_part(float* p, const f32x16& v, std::size_t n) {
 #if defined(__AVX512F__)
   _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << n) - 1u), v.part[0]);
+#elif defined(__AVX2__)
+  _mm256_maskstore_ps(p, low_lanes(n, 0), v.part[0]);
+  _mm256_maskstore_ps(p + 8, low_lanes(n, 8), v.part[1]);
 #else
   alignas(64) float buffer[16];
   store(buffer, v);

@@ -3,11 +3,12 @@
 """Writes simd/vector/coefficients.hpp; needs mpmath. Repeat with
 
     python3 simd/vector/make_coefficients.py > simd/vector/coefficients.hpp
+    clang-format -i simd/vector/coefficients.hpp
 
 Every approximation interpolates its function at Chebyshev nodes, which is within a small factor of
 the best one of its degree; the relative error found on a fine grid stands beside it as a power of
-two. No result bit depends on these numbers: an error only sends more lanes to the exact path, and
-tests/functions_exhaustive decides whether the bounds in functions.hpp hold.
+two. No result bit depends on these numbers while the bounds in functions.hpp hold, and that is what
+tests/functions_exhaustive decides.
 """
 from mpmath import atanh, cos, erfc, exp, floor, log, lu_solve, matrix, mp, mpf, pi, sin, sqrt
 

@@ -48,44 +48,56 @@ void few_rows(const Product& p) noexcept {
   }
 }
 
-/// The rows of one chunk against `panels` panels, one block of depth.
+/// Blocks of depth that a tile takes before the next tile has its turn: their weights stay in the
+/// first-level cache, and the tile's totals come and go once for all of them.
+constexpr std::size_t visit = 2;
+static_assert(visit * tile_panels * lanes <= max_group_columns);
+
+/// The rows of one chunk against `panels` panels, from `start` for `visit` blocks of depth.
 template <std::size_t panels, class Weight>
-void block_of_tiles(const Product& p, std::size_t rows, const WeightView<Weight>& weights,
-                    TileStep step, Destination to) noexcept {
+void visit_tiles(const Product& p, std::size_t rows, std::size_t start, const float* packed,
+                 float* totals, const WeightView<Weight>& weights, Destination to) noexcept {
   const std::size_t tiles = (rows + tile_rows - 1) / tile_rows;
   const std::size_t base = rows / tiles;
   const std::size_t longer = rows % tiles;
+  const std::size_t end = p.depth - start < visit * dot_block ? p.depth : start + visit * dot_block;
   for (std::size_t t = 0; t < tiles; ++t) {
     const std::size_t height = base + (t < longer ? 1 : 0);
-    tile_functions<panels, Weight>[height - 1](step, weights, to);
-    step.input += height * dot_block;
-    step.totals += height * step.totals_stride;
+    WeightView<Weight> block = weights;
+    for (std::size_t k = start; k < end; k += dot_block) {
+      const std::size_t count = end - k < dot_block ? end - k : dot_block;
+      tile_functions<panels, Weight>[height - 1](
+          {packed + k * rows, count, totals, panels * lanes, k == 0, k + count == p.depth}, block,
+          to);
+      block.data += dot_block * block.step;
+    }
+    packed += height * dot_block;
+    totals += height * panels * lanes;
     to.output += height * p.output_stride;
   }
 }
 
 template <std::size_t panels, class Weight>
-void group(const Product& p, std::size_t row, std::size_t rows, std::size_t n, float* packed,
+void group(const Product& p, std::size_t row, std::size_t rows, std::size_t n, const float* packed,
            float* totals, float* widened) noexcept {
   WeightView<Weight> weights = view<Weight>(p.weights, n);
   const Destination to = destination(p, row, n);
-  for (std::size_t start = 0; start < p.depth; start += dot_block) {
-    const std::size_t count = p.depth - start < dot_block ? p.depth - start : dot_block;
-    const TileStep step{packed + start * rows, count,      totals,
-                        panels * lanes,        start == 0, start + count == p.depth};
+  for (std::size_t start = 0; start < p.depth; start += visit * dot_block) {
     if (std::is_same_v<Weight, float> || rows <= tile_rows) {
-      block_of_tiles<panels>(p, rows, weights, step, to);
+      visit_tiles<panels>(p, rows, start, packed, totals, weights, to);
     } else {
+      const std::size_t left = p.depth - start;
+      const std::size_t count = left < visit * dot_block ? left : visit * dot_block;
       repeat<panels>([&](auto panel) {
         for (std::size_t k = 0; k < count; ++k) {
-          store(widened + (panel * dot_block + k) * lanes,
+          store(widened + (panel * visit * dot_block + k) * lanes,
                 load(weights.data + panel * weights.panel + k * weights.step));
         }
       });
-      const WeightView<float> wide{widened, lanes, dot_block * lanes};
-      block_of_tiles<panels>(p, rows, wide, step, to);
+      const WeightView<float> wide{widened, lanes, visit * dot_block * lanes};
+      visit_tiles<panels>(p, rows, start, packed, totals, wide, to);
     }
-    weights.data += dot_block * weights.step;
+    weights.data += visit * dot_block * weights.step;
   }
 }
 

@@ -6,12 +6,6 @@
 /// How the scratch of a product and of an attention call is cut. The same on every instruction set,
 /// because callers ask before they know which table will run. Internal linkage: this header is
 /// compiled with the flags of every instruction set.
-#ifndef NX_CAP
-#define NX_CAP 16
-#endif
-#ifndef NX_FLOATS
-#define NX_FLOATS 128
-#endif
 namespace neoxref::simd {
 namespace {
 
@@ -20,13 +14,13 @@ constexpr std::size_t max_tile_rows = 12;
 /// Outputs whose partial sums are held in the first-level cache at a time.
 constexpr std::size_t max_group_columns = 64;
 /// Floats of packed input that should stay in the second-level cache.
-constexpr std::size_t packed_floats = NX_FLOATS * 1024;
+constexpr std::size_t packed_floats = 128 * 1024;
 
 /// Rows of input that are packed at a time.
 constexpr std::size_t chunk_rows(std::size_t rows, std::size_t depth) {
   const std::size_t blocks = round_up(depth, dot_block) / dot_block;
   const std::size_t tiles = blocks == 0 ? 1 : packed_floats / (blocks * dot_block * max_tile_rows);
-  const std::size_t most = (tiles < 4 ? 4 : tiles > NX_CAP ? NX_CAP : tiles) * max_tile_rows;
+  const std::size_t most = (tiles < 4 ? 4 : tiles > 16 ? 16 : tiles) * max_tile_rows;
   return rows < most ? rows : most;
 }
 

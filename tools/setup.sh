@@ -1,0 +1,119 @@
+#!/bin/bash
+# SPDX-License-Identifier: Apache-2.0
+# Installs what a build needs and this machine lacks, on Debian 12 and Ubuntu 24.04.
+set -euo pipefail
+
+usage() {
+  cat <<'TEXT'
+usage: tools/setup.sh [--tests] [--ci] [--dry-run]
+Installs, with apt, the packages that building neoxref needs and that are missing here. Says first
+which ones and what each is for. Does nothing, and needs no rights, when nothing is missing.
+Otherwise it must run as root or find sudo. Asks no questions.
+  --tests    also what the tests need
+  --ci       also what .ci/run needs: clang, the aarch64 cross compiler, emulation, arm64 libraries
+             (on x86-64 Debian 12 only: Ubuntu keeps arm64 packages on another server)
+  --dry-run  say what is missing, install nothing
+TEXT
+}
+
+tests=no ci=no dry_run=no
+for option in "$@"; do
+  case $option in
+    --tests) tests=yes ;;
+    --ci) tests=yes ci=yes ;;
+    --dry-run) dry_run=yes ;;
+    -h | --help) usage; exit 0 ;;
+    *) echo "setup: unknown option $option" >&2; usage >&2; exit 2 ;;
+  esac
+done
+
+say() { echo "setup: $*"; }
+
+if ! command -v apt-get >/dev/null || ! command -v dpkg-query >/dev/null; then
+  say "this system has no apt; install the packages named in this file by hand" >&2
+  exit 1
+fi
+system=unknown
+if [ -r /etc/os-release ]; then system=$(. /etc/os-release && echo "${ID:-} ${VERSION_ID:-}"); fi
+case $system in
+  "debian 12" | "ubuntu 24.04") ;;
+  *) say "not tested on $system; trying" ;;
+esac
+
+missing=()
+installed() {
+  [ "$(dpkg-query -W -f '${db:Status-Status}\n' "$1" 2>/dev/null | sort -u)" = installed ]
+}
+# need PACKAGE REASON
+need() {
+  if installed "$1"; then return; fi
+  say "missing: $1 ($2)"
+  missing+=("$1")
+}
+# need_command COMMAND PACKAGE REASON: whoever put the command there, it will do
+need_command() {
+  if ! command -v "$1" >/dev/null; then need "$2" "$3"; fi
+}
+
+need_command g++ g++ "compiler; brings OpenMP"
+# meson 1.0 is the oldest that will do; another one on the PATH may be too old.
+meson_version=$(meson --version 2>/dev/null || echo 0)
+if ! dpkg --compare-versions "$meson_version" ge 1.0; then need meson "build system"; fi
+need_command ninja ninja-build "runs the build"
+need_command pkg-config pkg-config "finds libraries"
+need_command python3 python3 "meson and the checks of the sources"
+need libxsimd-dev "vector types"
+need libtbb-dev "default thread backend"
+need nlohmann-json3-dev "JSON"
+need libutf8proc-dev "Unicode"
+need libcli11-dev "command line of the program"
+need libfmt-dev "output of the program"
+need libxxhash-dev "digests"
+if [ $tests = yes ]; then
+  need libboost-test-dev "test framework"
+  need libmpfr-dev "exact functions to test ours against"
+  need libbenchmark-dev "kernel benchmarks"
+  need clang-format-14 "format check"
+fi
+cross=no
+if [ $ci = yes ]; then
+  need clang-14 "second compiler"
+  need libomp-14-dev "OpenMP for clang"
+  if [ "$system" = "debian 12" ] && [ "$(dpkg --print-architecture)" = amd64 ]; then
+    cross=yes
+    need g++-aarch64-linux-gnu "aarch64 cross compiler"
+    need qemu-user "runs aarch64 programs"
+    for package in libtbb-dev libfmt-dev libxxhash-dev libutf8proc-dev libboost-test-dev \
+        libmpfr-dev libgomp1; do
+      need "$package:arm64" "aarch64 cross build"
+    done
+  else
+    say "no aarch64 cross build: it is set up on x86-64 Debian 12 only"
+  fi
+fi
+
+if [ ${#missing[@]} -eq 0 ]; then
+  say "nothing to install"
+  exit 0
+fi
+if [ $dry_run = yes ]; then exit 0; fi
+
+as_root=()
+if [ "$(id -u)" -ne 0 ]; then
+  if ! command -v sudo >/dev/null; then
+    say "installing needs root: run this as root or install sudo" >&2
+    exit 1
+  fi
+  as_root=(sudo)
+fi
+as_root+=(env DEBIAN_FRONTEND=noninteractive)
+apt=(apt-get -q -o DPkg::Lock::Timeout=600 -o Acquire::Retries=3)
+
+if [ $cross = yes ] && ! dpkg --print-foreign-architectures | grep -qx arm64; then
+  say "adding the architecture arm64, for libraries to link the cross build against"
+  "${as_root[@]}" dpkg --add-architecture arm64
+fi
+say "installing ${#missing[@]} packages and what they depend on"
+"${as_root[@]}" "${apt[@]}" update </dev/null
+"${as_root[@]}" "${apt[@]}" install -y --no-install-recommends "${missing[@]}" </dev/null
+say "done"
