@@ -133,7 +133,7 @@ void against(benchmark::State& state, const char* unit, double amount, Work&& wo
 
 template <class Work>
 void against_fma(benchmark::State& state, const Limits& limits, double operations, Work&& work) {
-  constexpr std::size_t rounds = 2500;
+  constexpr std::size_t rounds = 20000;
   const double most = limits.multiply_add(rounds);
   against(state, "FLOP/s", operations, work, most, [&] { limits.multiply_add(rounds); });
 }
