@@ -48,7 +48,7 @@ struct Step {
 
 struct RunOptions {
   std::string isa;  ///< empty: NEOXREF_ISA or the best of this CPU
-  Backend backend = Backend::tbb;
+  Backend backend = built_backends().front();
   std::size_t threads = 0;  ///< 0: all that this process may use
 };
 

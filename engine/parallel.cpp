@@ -56,6 +56,18 @@ std::string_view backend_name(Backend backend) {
   return "serial";
 }
 
+std::span<const Backend> built_backends() {
+  static constexpr Backend built[] = {
+#ifdef NEOXREF_HAVE_TBB
+      Backend::tbb,
+#endif
+#ifdef NEOXREF_HAVE_OPENMP
+      Backend::openmp,
+#endif
+      Backend::serial};
+  return built;
+}
+
 Backend parse_backend(std::string_view name) {
   for (const Backend backend : {Backend::tbb, Backend::openmp, Backend::serial}) {
     if (name == backend_name(backend)) return backend;

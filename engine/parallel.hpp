@@ -15,6 +15,8 @@ enum class Backend : std::uint8_t { tbb, openmp, serial };
 
 /// "tbb", "openmp", "serial".
 std::string_view backend_name(Backend backend);
+/// Those that were built in; the first is the one to use when nothing is said.
+std::span<const Backend> built_backends();
 /// Errors: Error for an unknown name.
 Backend parse_backend(std::string_view name);
 

@@ -43,7 +43,8 @@ bool Press::skips(std::size_t layer) const {
 
 std::size_t Press::tokens_until_cut(std::size_t layer, std::size_t length) const {
   if (skips(layer) || keep_ratio.keeps_all()) return std::numeric_limits<std::size_t>::max();
-  return length > prune_after ? 1 : prune_after + 1 - length;
+  if (length > prune_after) return 1;
+  return std::max(prune_after - length, prune_after - length + 1);  // never wraps to 0
 }
 
 bool Press::due(std::size_t layer, std::size_t length) const {

@@ -37,8 +37,9 @@ std::size_t argmax(std::span<const float> values) {
 Sampler::Sampler(const Sampling& sampling, const simd::Kernels& kernels)
     : sampling_(sampling), kernels_(kernels) {
   const float t = sampling.temperature;
-  if (!(t >= 0.0f) || t - t != 0.0f) {
-    throw Error("temperature", "out of range", "0 or a positive number", std::to_string(t));
+  // Smaller ones make logits overflow, larger ones make them all alike.
+  if (!(t == 0.0f || (t >= 1e-6f && t <= 1e6f))) {
+    throw Error("temperature", "out of range", "0, or 1e-6 to 1e6", std::to_string(t));
   }
   if (!(sampling.top_p > 0.0 && sampling.top_p <= 1.0)) {
     throw Error("top_p", "out of range", "above 0 and at most 1", std::to_string(sampling.top_p));

@@ -19,7 +19,7 @@ std::array<std::uint32_t, 4> philox(std::array<std::uint32_t, 4> counter,
 std::size_t argmax(std::span<const float> values);
 
 struct Sampling {
-  float temperature = 0.0f;  ///< 0: argmax
+  float temperature = 0.0f;  ///< 0: argmax; else 1e-6 to 1e6
   std::size_t top_k = 0;     ///< 0: all
   double top_p = 1.0;        ///< in (0, 1]
   std::uint64_t seed = 0;

@@ -90,7 +90,7 @@ BOOST_AUTO_TEST_CASE(draws_depend_on_seed_position_and_sequence_only) {
 BOOST_AUTO_TEST_CASE(settings_out_of_range_are_refused) {
   const simd::Kernels& kernels = simd::kernels("");
   const float nan = std::numeric_limits<float>::quiet_NaN();
-  for (const float t : {-1.0f, nan, std::numeric_limits<float>::infinity()}) {
+  for (const float t : {-1.0f, nan, std::numeric_limits<float>::infinity(), 1e-40f, 1e7f}) {
     BOOST_CHECK_THROW(Sampler({.temperature = t}, kernels), engine::Error);
   }
   for (const double p : {0.0, -0.5, 1.5, static_cast<double>(nan)}) {

@@ -144,14 +144,16 @@ void EvalCommand::show(const engine::Model& model, const std::vector<Row>& rows)
       press.skip_layers.empty() ? "none" : fmt::format("{}", fmt::join(press.skip_layers, ",")),
       machine_text(model)));
   std::size_t width = 4;
-  for (const TextScore& text : rows.front().texts) width = std::max(width, text.name.size());
+  for (const TextScore& text : rows.front().texts)
+    width = std::max(width, printable(text.name).size());
   print(fmt::format("{:<{}} {:>6} {:>7} {:>6} {:>11} {:>7}  {:<16} {}\n", "text", width, "keep",
                     "tokens", "scored", "perplexity", "ratio", "cuts per layer",
                     "slots at the end"));
   for (std::size_t t = 0; t < rows.front().texts.size(); ++t) {
     for (const Row& row : rows) {
       const TextScore& text = row.texts[t];
-      print(fmt::format("{:<{}} {:>6} {:>7} ", text.name, width, row.keep_ratio, text.tokens));
+      print(fmt::format("{:<{}} {:>6} {:>7} ", printable(text.name), width, row.keep_ratio,
+                        text.tokens));
       if (text.scored == 0) {
         print("too short, not scored\n");
         continue;
@@ -226,10 +228,10 @@ Exit EvalCommand::warn_of_missing_cuts(const std::vector<Row>& rows) const {
     for (const TextScore& text : row.texts) {
       if (!is_never_cut(row, text)) continue;
       missing = true;
-      say(
-          fmt::format("neoxref: keep_ratio {}: nothing was cut in {} ({} tokens, effective "
-                      "prune_after {}); this row shows no compression\n",
-                      row.keep_ratio, text.name, text.tokens, text.effective_prune_after));
+      say(fmt::format(
+          "neoxref: keep_ratio {}: nothing was cut in {} ({} tokens, effective "
+          "prune_after {}); this row shows no compression\n",
+          row.keep_ratio, printable(text.name), text.tokens, text.effective_prune_after));
     }
   }
   return missing && !press.allow_no_cuts ? Exit::not_cut : Exit::ok;

@@ -75,7 +75,7 @@ struct InspectCommand {
     }
     for (const engine::Safetensors* file : files) {
       for (const engine::TensorView& tensor : file->tensors()) {
-        print(fmt::format("{:60} {:5} {}\n", tensor.name, tensor.dtype,
+        print(fmt::format("{:60} {:5} {}\n", printable(tensor.name), tensor.dtype,
                           engine::shape_text(tensor.shape)));
       }
     }

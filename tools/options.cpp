@@ -19,6 +19,7 @@
 #include "engine/error.hpp"
 #include "engine/mapped_file.hpp"
 #include "engine/model_path.hpp"
+#include "simd/kernels.hpp"
 
 namespace neoxref::tools {
 namespace {
@@ -134,7 +135,7 @@ void Common::add_to_without_model(CLI::App& app) {
            }
            backend = name;
          },
-         "Thread pool: tbb, openmp or serial (default: tbb)")
+         "Thread pool: tbb, openmp or serial (default: " + backend + ")")
       ->type_name("NAME")
       ->group(machine_group);
   add_count(app, "--threads", threads, 1, 4096, "Threads (default: all this process may use)")
@@ -267,6 +268,19 @@ void flush_output() {
 
 void say(std::string_view text) {
   std::fwrite(text.data(), 1, text.size(), stderr);
+}
+
+std::string printable(std::string_view name) {
+  std::string text;
+  for (const char c : name) {
+    const auto byte = static_cast<unsigned char>(c);
+    if (byte < 0x20 || byte == 0x7f) {
+      text += fmt::format("\\x{:02x}", byte);
+    } else {
+      text += c;
+    }
+  }
+  return text;
 }
 
 void print_json(const nlohmann::ordered_json& document) {

@@ -53,7 +53,7 @@ inline constexpr std::uint64_t largest_count = 1'000'000'000'000;
 struct Common {
   std::string model;
   std::string isa;
-  std::string backend = "tbb";
+  std::string backend{engine::backend_name(engine::built_backends().front())};
   std::size_t threads = 0;
   bool json = false;
 
@@ -100,6 +100,9 @@ void print(std::string_view text);
 void flush_output();
 /// Text to standard error; what cannot be written there is lost.
 void say(std::string_view text);
+
+/// A name that came from a file, safe to show: control characters as \\x1b.
+std::string printable(std::string_view name);
 
 /// One JSON document on standard output.
 void print_json(const nlohmann::ordered_json& document);

@@ -40,7 +40,7 @@ case $system in
   *) say "not tested on $system; trying" ;;
 esac
 
-missing=()
+missing=() optional=()
 installed() {
   [ "$(dpkg-query -W -f '${db:Status-Status}\n' "$1" 2>/dev/null | sort -u)" = installed ]
 }
@@ -49,6 +49,12 @@ need() {
   if installed "$1"; then return; fi
   say "missing: $1 ($2)"
   missing+=("$1")
+}
+# like PACKAGE REASON: as need, but left out where the system does not offer it
+like() {
+  if installed "$1"; then return; fi
+  say "missing: $1 ($2; not required)"
+  optional+=("$1")
 }
 # need_command COMMAND PACKAGE REASON: whoever put the command there, it will do
 need_command() {
@@ -72,8 +78,8 @@ need libxxhash-dev "digests"
 if [ $tests = yes ]; then
   need libboost-test-dev "test framework"
   need libmpfr-dev "exact functions to test ours against"
-  need libbenchmark-dev "kernel benchmarks"
-  need clang-format-14 "format check"
+  like libbenchmark-dev "kernel benchmarks"
+  like clang-format-14 "format check"
 fi
 cross=no
 if [ $ci = yes ]; then
@@ -92,7 +98,7 @@ if [ $ci = yes ]; then
   fi
 fi
 
-if [ ${#missing[@]} -eq 0 ]; then
+if [ $((${#missing[@]} + ${#optional[@]})) -eq 0 ]; then
   say "nothing to install"
   exit 0
 fi
@@ -101,6 +107,7 @@ if [ $dry_run = yes ]; then exit 0; fi
 as_root=()
 if [ "$(id -u)" -ne 0 ]; then
   if ! command -v sudo >/dev/null; then
+    if [ ${#missing[@]} -eq 0 ]; then exit 0; fi
     say "installing needs root: run this as root or install sudo" >&2
     exit 1
   fi
@@ -113,7 +120,15 @@ if [ $cross = yes ] && ! dpkg --print-foreign-architectures | grep -qx arm64; th
   say "adding the architecture arm64, for libraries to link the cross build against"
   "${as_root[@]}" dpkg --add-architecture arm64
 fi
-say "installing ${#missing[@]} packages and what they depend on"
+say "installing with apt, as root, the packages above and what they depend on"
 "${as_root[@]}" "${apt[@]}" update </dev/null
+for package in "${optional[@]}"; do
+  if apt-cache show "$package" >/dev/null 2>&1; then
+    missing+=("$package")
+  else
+    say "this system does not offer $package; going on without"
+  fi
+done
+if [ ${#missing[@]} -eq 0 ]; then exit 0; fi
 "${as_root[@]}" "${apt[@]}" install -y --no-install-recommends "${missing[@]}" </dev/null
 say "done"
