@@ -24,8 +24,12 @@ public:
 #if defined(__x86_64__)
   using Register = unsigned int;
   static constexpr Register standard = 0x1f80;
-  static Register read() noexcept { return _mm_getcsr(); }
-  static void write(Register value) noexcept { _mm_setcsr(value); }
+  static Register read() noexcept {
+    return _mm_getcsr();
+  }
+  static void write(Register value) noexcept {
+    _mm_setcsr(value);
+  }
 #else
   using Register = std::uint64_t;
   static constexpr Register standard = 0;
@@ -34,7 +38,9 @@ public:
     asm volatile("mrs %0, fpcr" : "=r"(value));
     return value;
   }
-  static void write(Register value) noexcept { asm volatile("msr fpcr, %0" : : "r"(value)); }
+  static void write(Register value) noexcept {
+    asm volatile("msr fpcr, %0" : : "r"(value));
+  }
 #endif
 
 private:

@@ -226,9 +226,10 @@ BOOST_AUTO_TEST_CASE(the_first_value_that_is_not_finite_is_named_and_others_go_o
                           [&](const std::string& name, std::vector<float>& values) {
                             if (name == "gpt_neox.embed_in.weight")
                               values[spiky * hidden + 9] = 1000.0f;
-                            if (name == "gpt_neox.layers.1.input_layernorm.weight") values[9] = 1.0f;
-        // The square of a norm overflows above 1.8e19: only a normalized value above 4 gets there.
-        if (name == "gpt_neox.layers.1.attention.query_key_value.weight") {
+                            if (name == "gpt_neox.layers.1.input_layernorm.weight")
+                              values[9] = 1.0f;
+                            // The square of a norm overflows above 1.8e19: only a normalized value above 4 gets there.
+                            if (name == "gpt_neox.layers.1.attention.query_key_value.weight") {
                               values[shape.head_dim * hidden + 9] = 0x1p62f;
                             }
                           });

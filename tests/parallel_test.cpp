@@ -81,7 +81,9 @@ BOOST_AUTO_TEST_CASE(a_phase_without_items_is_passed) {
 namespace {
 
 /// Not inlined, so that it is computed where it is called and not after the next change of mode.
-[[gnu::noinline]] float product(float a, float b) { return a * b; }
+[[gnu::noinline]] float product(float a, float b) {
+  return a * b;
+}
 
 }  // namespace
 

@@ -88,7 +88,8 @@ BOOST_AUTO_TEST_CASE(a_press_says_when_it_is_due) {
   BOOST_CHECK(press.due(1, 11));
   BOOST_CHECK(!press.due(0, 11));
   const std::size_t most = std::numeric_limits<std::size_t>::max();
-  BOOST_CHECK_EQUAL((engine::Press{KeepRatio::parse("0.5"), most, {}}.tokens_until_cut(0, 0)), most);
+  BOOST_CHECK_EQUAL((engine::Press{KeepRatio::parse("0.5"), most, {}}.tokens_until_cut(0, 0)),
+                    most);
   const engine::Press none{KeepRatio::parse("1"), 10, {}};
   BOOST_CHECK(!none.due(1, 11));
 }
