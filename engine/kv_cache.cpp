@@ -13,13 +13,16 @@
 
 namespace neoxref::engine {
 
-KvCache::KvCache(const CacheShape& shape, std::size_t capacity)
-    : shape_(shape), capacity_(simd::round_up(std::max<std::size_t>(capacity, 1), simd::lanes)) {
+KvCache::KvCache(const CacheShape& shape, std::size_t capacity, std::size_t raw_dims)
+    : shape_(shape),
+      capacity_(simd::round_up(std::max<std::size_t>(capacity, 1), simd::lanes)),
+      raw_dims_(raw_dims) {
   value_stride_ = simd::round_up(shape.head_dim, simd::lanes);
   values_at_ = capacity_ * shape.head_dim;
   norms_at_ = values_at_ + capacity_ * value_stride_;
   positions_at_ = norms_at_ + capacity_;
-  segment_ = positions_at_ + capacity_;
+  raw_at_ = positions_at_ + capacity_;
+  segment_ = raw_at_ + capacity_ * raw_dims_;
   const std::size_t heads = shape.layers * shape.heads;
   constexpr std::size_t most = std::size_t{1} << 46;
   if (capacity > (std::size_t{1} << 31) || segment_ > most / sizeof(float) / heads) {
@@ -46,9 +49,11 @@ KvCache& KvCache::operator=(KvCache&& other) noexcept {
   std::swap(shape_, other.shape_);
   std::swap(capacity_, other.capacity_);
   std::swap(value_stride_, other.value_stride_);
+  std::swap(raw_dims_, other.raw_dims_);
   std::swap(values_at_, other.values_at_);
   std::swap(norms_at_, other.norms_at_);
   std::swap(positions_at_, other.positions_at_);
+  std::swap(raw_at_, other.raw_at_);
   std::swap(segment_, other.segment_);
   std::swap(arena_bytes_, other.arena_bytes_);
   std::swap(arena_, other.arena_);
@@ -57,7 +62,7 @@ KvCache& KvCache::operator=(KvCache&& other) noexcept {
 }
 
 KvCache KvCache::fork() const {
-  KvCache copy(shape_, capacity_);
+  KvCache copy(shape_, capacity_, raw_dims_);
   copy.lengths_ = lengths_;
   for (std::size_t i = 0; i < lengths_.size(); ++i) {
     const float* from = arena_ + i * segment_;
@@ -70,6 +75,7 @@ KvCache KvCache::fork() const {
     copy_range(values_at_, slots * value_stride_);
     copy_range(norms_at_, slots);
     copy_range(positions_at_, slots);
+    copy_range(raw_at_, slots * raw_dims_);
   }
   return copy;
 }

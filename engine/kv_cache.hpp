@@ -22,12 +22,13 @@ struct CacheShape {
 ///   values     [capacity][value_stride], value_stride = head_dim rounded up to 16, zero padded
 ///   norms      [capacity], sqrt(dot(k, k)), written once when the key enters
 ///   positions  [capacity], index of the token in its sequence
+///   raw        [capacity][raw_dims], the rotary dims before they turned; only where asked for
 /// Slots are in time order always. Untouched pages of the arena cost no memory.
 class KvCache {
 public:
   /// capacity >= 1 slots per head. Errors: Error when the arena would be too large to address.
   /// std::bad_alloc when the system refuses it.
-  KvCache(const CacheShape& shape, std::size_t capacity);
+  KvCache(const CacheShape& shape, std::size_t capacity, std::size_t raw_dims = 0);
   ~KvCache();
   KvCache(KvCache&& other) noexcept;
   KvCache& operator=(KvCache&& other) noexcept;
@@ -40,6 +41,7 @@ public:
   const CacheShape& shape() const { return shape_; }
   std::size_t capacity() const { return capacity_; }
   std::size_t value_stride() const { return value_stride_; }
+  std::size_t raw_dims() const { return raw_dims_; }
 
   std::size_t length(std::size_t layer, std::size_t head) const {
     return lengths_[layer * shape_.heads + head];
@@ -56,6 +58,17 @@ public:
   std::int32_t* positions(std::size_t layer, std::size_t head) {
     return reinterpret_cast<std::int32_t*>(segment(layer, head) + positions_at_);
   }
+  float* raw(std::size_t layer, std::size_t head) { return segment(layer, head) + raw_at_; }
+  const float* keys(std::size_t layer, std::size_t head) const { return segment(layer, head); }
+  const float* values(std::size_t layer, std::size_t head) const {
+    return segment(layer, head) + values_at_;
+  }
+  const float* norms(std::size_t layer, std::size_t head) const {
+    return segment(layer, head) + norms_at_;
+  }
+  const std::int32_t* positions(std::size_t layer, std::size_t head) const {
+    return reinterpret_cast<const std::int32_t*>(segment(layer, head) + positions_at_);
+  }
 
   /// Zeroes the slots from the length on: what a stopped chunk left must not be read as numbers.
   void clear_tail(std::size_t layer, std::size_t head, std::size_t slots);
@@ -67,16 +80,18 @@ public:
 
 private:
   KvCache() = default;
-  float* segment(std::size_t layer, std::size_t head) {
+  float* segment(std::size_t layer, std::size_t head) const {
     return arena_ + (layer * shape_.heads + head) * segment_;
   }
 
   CacheShape shape_{};
   std::size_t capacity_ = 0;
   std::size_t value_stride_ = 0;
+  std::size_t raw_dims_ = 0;
   std::size_t values_at_ = 0;
   std::size_t norms_at_ = 0;
   std::size_t positions_at_ = 0;
+  std::size_t raw_at_ = 0;
   std::size_t segment_ = 0;
   std::size_t arena_bytes_ = 0;
   float* arena_ = nullptr;

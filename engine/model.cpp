@@ -39,9 +39,13 @@ Model Model::load(const std::filesystem::path& folder, const RunOptions& options
   return model;
 }
 
-Sequence Model::sequence(std::size_t capacity) const {
+Sequence Model::sequence(std::size_t capacity, const std::optional<Press>& press) const {
   const Config& shape = config();
-  return Sequence({shape.layers, shape.heads, shape.head_dim}, capacity);
+  const bool raw = press && press->positions == Positions::rerotate;
+  Sequence sequence({shape.layers, shape.heads, shape.head_dim}, capacity,
+                    raw ? shape.rotary_dims : 0);
+  if (press) sequence.set_press(*press, shape.rotary_dims);
+  return sequence;
 }
 
 void Model::check(std::span<const Step> steps) const {
@@ -62,32 +66,28 @@ void Model::check(std::span<const Step> steps) const {
                     "0 to " + std::to_string(config().vocab - 1), std::to_string(token));
       }
     }
-    const std::size_t positions = step.sequence->position + step.tokens.size();
+    const Sequence& sequence = *step.sequence;
+    std::size_t most = 0;
+    for (std::size_t layer = 0; layer < config().layers; ++layer) {
+      const std::size_t peak = sequence.peak(layer, step.tokens.size());
+      most = std::max(most, peak);
+      if (peak > sequence.cache.capacity()) {
+        throw Error(where, "the cache is too small",
+                    std::to_string(peak) + " slots in layer " + std::to_string(layer),
+                    std::to_string(sequence.cache.capacity()));
+      }
+    }
+    // Keys that are renumbered never turn further than the cache is long.
+    const bool original = !sequence.press() || sequence.press()->positions == Positions::original;
+    const std::size_t positions = original ? sequence.position + step.tokens.size() : most;
     if (positions > config().max_positions) {
       throw Error(where, "longer than the context of the model",
                   "at most " + std::to_string(config().max_positions) + " tokens",
                   std::to_string(positions));
     }
-    const KvCache& cache = step.sequence->cache;
-    for (std::size_t layer = 0; layer < config().layers; ++layer) {
-      std::size_t length = cache.longest(layer);
-      std::size_t most = length;
-      for (std::size_t left = step.tokens.size(); left > 0;) {
-        const std::size_t until =
-            step.sequence->press ? step.sequence->press->tokens_until_cut(layer, length) : left;
-        const std::size_t enter = std::min(left, until);
-        length += enter;
-        left -= enter;
-        most = std::max(most, length);
-        if (step.sequence->press && step.sequence->press->due(layer, length)) {
-          length = step.sequence->press->keep_ratio.of(length);
-        }
-      }
-      if (most > cache.capacity()) {
-        throw Error(where, "the cache is too small",
-                    std::to_string(most) + " slots in layer " + std::to_string(layer),
-                    std::to_string(cache.capacity()));
-      }
+    if (sequence.position + step.tokens.size() > (std::size_t{1} << 31) - 1) {
+      throw Error(where, "too long", "at most 2147483647 tokens",
+                  std::to_string(sequence.position + step.tokens.size()));
     }
   }
 }
@@ -110,6 +110,10 @@ bool Model::forward(std::span<Step> steps) {
       Step& step = steps[i];
       const std::size_t left = step.tokens.size() - progress_[i].done;
       if (left == 0 || step.failure) continue;
+      if (!step.sequence->considered()) {
+        pass_->cut(*step.sequence, Pass::When::before_token);
+        step.sequence->set_considered();
+      }
       const std::size_t most = progress_[i].one_by_one ? 1 : step.sequence->tokens_until_cut();
       pass_->add(step, progress_[i].done, std::min({left, most, Pass::max_rows - pass_->rows()}));
     }
@@ -137,8 +141,9 @@ bool Model::forward(std::span<Step> steps) {
         all_finite = false;
       }
       progress.done += entered;
-      sequence.position += entered;
-      if (entered > 0 && sequence.press) pass_->cut(sequence);
+      if (entered == 0) continue;
+      sequence.enter(entered);
+      pass_->cut(sequence, Pass::When::after_token);
     }
   }
 }

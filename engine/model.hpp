@@ -70,8 +70,8 @@ public:
   const simd::Kernels& kernels() const { return *kernels_; }
   const Team& team() const { return *team_; }
 
-  /// A fresh sequence. Errors: as KvCache.
-  Sequence sequence(std::size_t capacity) const;
+  /// A fresh sequence, with a press if one is given. Errors: as KvCache and Sequence::set_press.
+  Sequence sequence(std::size_t capacity, const std::optional<Press>& press = {}) const;
 
   /// Runs every step's tokens; sequences must be distinct. A sequence that is not stopped advances
   /// by its tokens, cut on the way whenever its press says so. Errors: Error, before anything has

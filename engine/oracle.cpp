@@ -16,13 +16,6 @@ namespace {
 
 using simd::Function;
 
-float fused(float a, float b, float c) {
-  return simd::scalar::fma(a, b, c);
-}
-double fused(double a, double b, double c) {
-  return std::fma(a, b, c);
-}
-
 float apply(Function function, float x) {
   return simd::evaluate(function, x);
 }
@@ -60,13 +53,8 @@ double apply(Function function, double x) {
 
 template <class Real>
 Real dot(const Real* a, const Real* b, std::size_t length) {
-  Real total = 0;
-  for (std::size_t start = 0; start < length; start += 64) {
-    Real sum = 0;
-    for (std::size_t k = start; k < std::min(length, start + 64); ++k) sum = fused(a[k], b[k], sum);
-    total = total + sum;
-  }
-  return total;
+  return simd::scalar::dot(
+      length, [a](std::size_t i) { return a[i]; }, [b](std::size_t i) { return b[i]; });
 }
 
 template <class Real>
@@ -122,7 +110,9 @@ Oracle<Real>::Oracle(const Checkpoint& checkpoint) : config_(checkpoint.config()
   }
   final_layer_norm_ = norm(Weight::final_norm_weight, Weight::final_norm_bias, 0);
   embed_out_ = linear(Weight::embed_out, std::nullopt, 0);
-  caches_.assign(config_.layers, std::vector<HeadCache>(config_.heads));
+  caches_.assign(config_.layers, std::vector<PlainHead<Real>>(config_.heads));
+  cuts_.assign(config_.layers, 0);
+  seen_.assign(config_.layers, 0);
 }
 
 template <class Real>
@@ -138,7 +128,7 @@ std::vector<Real> Oracle<Real>::norm(const Norm& norm, const std::vector<Real>& 
   const Real r = Real{1} / std::sqrt(variance + static_cast<Real>(config_.layer_norm_eps));
   std::vector<Real> y(x.size());
   for (std::size_t i = 0; i < x.size(); ++i) {
-    y[i] = fused((x[i] - mean) * r, norm.gamma[i], norm.beta[i]);
+    y[i] = simd::scalar::fma((x[i] - mean) * r, norm.gamma[i], norm.beta[i]);
   }
   return y;
 }
@@ -154,18 +144,18 @@ std::vector<Real> Oracle<Real>::linear(const Linear& linear, const std::vector<R
 }
 
 template <class Real>
-void Oracle<Real>::rotate(Real* x) const {
+void Oracle<Real>::rotate(Real* x, std::size_t position) const {
   const std::size_t half = config_.rotary_dims / 2;
   for (std::size_t i = 0; i < half; ++i) {
     const float exponent = static_cast<float>(2 * i) / static_cast<float>(config_.rotary_dims);
     const float inverse_frequency = 1.0f / simd::pow(config_.rotary_base, exponent);
-    const float angle = static_cast<float>(position_) * inverse_frequency;
+    const float angle = static_cast<float>(position) * inverse_frequency;
     const auto c = static_cast<Real>(simd::evaluate(Function::cos, angle));
     const auto s = static_cast<Real>(simd::evaluate(Function::sin, angle));
     const Real x1 = x[i];
     const Real x2 = x[i + half];
-    x[i] = fused(x1, c, -(x2 * s));
-    x[i + half] = fused(x2, c, x1 * s);
+    x[i] = simd::scalar::fma(x1, c, -(x2 * s));
+    x[i + half] = simd::scalar::fma(x2, c, x1 * s);
   }
 }
 
@@ -183,17 +173,19 @@ std::vector<Real> Oracle<Real>::attention(std::size_t layer, const std::vector<R
     };
     std::vector<Real> q = part(0);
     std::vector<Real> k = part(1);
-    rotate(q.data());
-    rotate(k.data());
+    PlainHead<Real>& cache = caches_[layer][head];
+    cache.raw.emplace_back(k.begin(), k.begin() + static_cast<std::ptrdiff_t>(config_.rotary_dims));
+    rotate(q.data(), rotary_position(cache.keys.size()));
+    rotate(k.data(), rotary_position(cache.keys.size()));
     keep<Real>(record, name + ".rotary_q", q);
     keep<Real>(record, name + ".rotary_k", k);
-    HeadCache& cache = caches_[layer][head];
     cache.norms.push_back(std::sqrt(dot(k.data(), k.data(), head_dim)));
     cache.keys.push_back(std::move(k));
     cache.values.push_back(part(2));
     cache.positions.push_back(position_);
 
     const std::size_t slots = cache.keys.size();
+    seen_[layer] = slots;
     std::vector<Real> e(slots);
     for (std::size_t j = 0; j < slots; ++j) {
       e[j] = dot(q.data(), cache.keys[j].data(), head_dim) * scale;
@@ -215,26 +207,47 @@ std::vector<Real> Oracle<Real>::attention(std::size_t layer, const std::vector<R
 }
 
 template <class Real>
+std::size_t Oracle<Real>::rotary_position(std::size_t slot) const {
+  if (press_ && press_->positions == Positions::rerotate) return slot;
+  return frame_position_;
+}
+
+template <class Real>
+void Oracle<Real>::set_press(const Press& press) {
+  press.check(config_.layers, config_.rotary_dims);
+  press_ = press;
+  since_press_ = 0;
+}
+
+template <class Real>
 void Oracle<Real>::cut(std::size_t layer) {
-  const std::size_t before = length(layer);
-  if (!press || !press->due(layer, before)) return;
-  const std::size_t after = press->keep_ratio.of(before);
-  for (HeadCache& cache : caches_[layer]) {
-    std::vector<std::size_t> order(before);
-    std::iota(order.begin(), order.end(), std::size_t{0});
-    std::stable_sort(order.begin(), order.end(),
-                     [&](std::size_t a, std::size_t b) { return cache.norms[a] < cache.norms[b]; });
-    order.resize(after);
-    std::sort(order.begin(), order.end());
-    HeadCache kept;
-    for (const std::size_t slot : order) {
-      kept.keys.push_back(std::move(cache.keys[slot]));
-      kept.values.push_back(std::move(cache.values[slot]));
+  bool any = false;
+  for (std::size_t head = 0; head < config_.heads; ++head) {
+    PlainHead<Real>& cache = caches_[layer][head];
+    PlainPlace<Real> place{layer, head, config_.rotary_dims, {}, cuts_[layer]};
+    const std::vector<Real>& bias = layers_[layer].query_key_value.bias;
+    if (!bias.empty()) {
+      const auto first =
+          bias.begin() + static_cast<std::ptrdiff_t>((head * 3 + 1) * config_.head_dim);
+      place.key_bias.assign(first, first + static_cast<std::ptrdiff_t>(config_.head_dim));
+    }
+    PlainHead<Real> kept;
+    for (const std::size_t slot : kept_slots(*press_, cache, place)) {
+      kept.keys.push_back(cache.keys[slot]);
+      kept.raw.push_back(cache.raw[slot]);
+      kept.values.push_back(cache.values[slot]);
       kept.norms.push_back(cache.norms[slot]);
       kept.positions.push_back(cache.positions[slot]);
     }
+    any = any || kept.keys.size() < cache.keys.size();
     cache = std::move(kept);
+    if (press_->positions != Positions::rerotate) continue;
+    for (std::size_t slot = 0; slot < cache.keys.size(); ++slot) {
+      std::copy(cache.raw[slot].begin(), cache.raw[slot].end(), cache.keys[slot].begin());
+      rotate(cache.keys[slot].data(), slot);
+    }
   }
+  if (any) ++cuts_[layer];
 }
 
 template <class Real>
@@ -243,9 +256,27 @@ std::vector<Real> Oracle<Real>::forward(std::int32_t token, Record* record) {
     throw Error("tokens", "outside the vocabulary", "0 to " + std::to_string(config_.vocab - 1),
                 std::to_string(token));
   }
-  if (static_cast<std::size_t>(position_) >= config_.max_positions) {
+  const auto for_each_layer = [&](auto due) {
+    for (std::size_t i = 0; press_ && i < config_.layers; ++i) {
+      if (!press_->skips(i) && due(length(i))) cut(i);
+    }
+  };
+  for_each_layer([&](std::size_t slots) {
+    return (press_->trigger == Trigger::reaches && slots >= press_->prune_after) ||
+           (press_->trigger == Trigger::after_prompt && prompt_ended_);
+  });
+  prompt_ended_ = false;
+  frame_position_ = static_cast<std::size_t>(position_);
+  if (press_ && press_->positions == Positions::cache_length) {
+    for (std::size_t i = config_.layers; i-- > 0;) {
+      if (!press_->skips(i)) frame_position_ = length(i);
+    }
+  }
+  const bool renumbered = press_ && press_->positions == Positions::rerotate;
+  const std::size_t furthest = renumbered ? length(0) : frame_position_;
+  if (furthest >= config_.max_positions) {
     throw Error("tokens", "longer than the context of the model",
-                "at most " + std::to_string(config_.max_positions), std::to_string(position_ + 1));
+                "at most " + std::to_string(config_.max_positions), std::to_string(furthest + 1));
   }
   const auto row = embed_in_.begin() + token * static_cast<std::ptrdiff_t>(config_.hidden);
   std::vector<Real> x(row, row + static_cast<std::ptrdiff_t>(config_.hidden));
@@ -275,13 +306,17 @@ std::vector<Real> Oracle<Real>::forward(std::int32_t token, Record* record) {
       x[d] = config_.parallel_residual ? (attn[d] + mlp[d]) + x[d] : mlp[d] + h[d];
     }
     keep<Real>(record, name, x);
-    cut(i);
   }
   const auto normed = norm(final_layer_norm_, x);
   keep<Real>(record, "gpt_neox.final_layer_norm", normed);
   auto logits = linear(embed_out_, normed);
   keep<Real>(record, "embed_out", logits);
   ++position_;
+  ++since_press_;
+  for_each_layer([&](std::size_t slots) {
+    return (press_->trigger == Trigger::exceeds && slots > press_->prune_after) ||
+           (press_->trigger == Trigger::every && since_press_ % press_->interval == 0);
+  });
   return logits;
 }
 

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "engine/checkpoint.hpp"
+#include "engine/plain_press.hpp"
 #include "engine/press.hpp"
 
 namespace neoxref::engine {
@@ -26,18 +27,23 @@ public:
   /// Copies the weights. Errors: Error for NaN or infinity in a weight.
   explicit Oracle(const Checkpoint& checkpoint);
 
-  /// Enters one token and returns its logits [vocab]; then cuts the layers that are due.
+  /// Cuts the layers that are due before a token, enters one and returns its logits [vocab]; then
+  /// cuts the layers that are due behind it.
   /// record   may be null.
   /// Errors: Error for a token outside the vocabulary or a position past the context.
   std::vector<Real> forward(std::int32_t token, Record* record = nullptr);
 
   /// Slots of a layer, and the original position of each slot of a head.
   std::size_t length(std::size_t layer) const { return caches_[layer].front().positions.size(); }
+  /// Slots of a layer that the last token attended to, itself included.
+  std::size_t seen(std::size_t layer) const { return seen_[layer]; }
   const std::vector<std::int32_t>& positions(std::size_t layer, std::size_t head) const {
     return caches_[layer][head].positions;
   }
 
-  std::optional<Press> press;
+  /// From the next token on. Errors: as Press::check.
+  void set_press(const Press& press);
+  void end_prompt() { prompt_ended_ = true; }
 
 private:
   struct Linear {
@@ -52,17 +58,12 @@ private:
     Norm input_layernorm, post_attention_layernorm;
     Linear query_key_value, dense, dense_h_to_4h, dense_4h_to_h;
   };
-  struct HeadCache {
-    std::vector<std::vector<Real>> keys, values;
-    std::vector<Real> norms;
-    std::vector<std::int32_t> positions;
-  };
-
   std::vector<Real> norm(const Norm& norm, const std::vector<Real>& x) const;
   std::vector<Real> linear(const Linear& linear, const std::vector<Real>& x) const;
   std::vector<Real> attention(std::size_t layer, const std::vector<Real>& qkv,
                               const std::string& name, Record* record);
-  void rotate(Real* x) const;
+  void rotate(Real* x, std::size_t position) const;
+  std::size_t rotary_position(std::size_t slot) const;
   void cut(std::size_t layer);
 
   Config config_;
@@ -70,8 +71,14 @@ private:
   std::vector<Layer> layers_;
   Norm final_layer_norm_;
   Linear embed_out_;
-  std::vector<std::vector<HeadCache>> caches_;
+  std::vector<std::vector<PlainHead<Real>>> caches_;
   std::int32_t position_ = 0;
+  std::size_t frame_position_ = 0;  ///< that the token of now turns by, unless it is renumbered
+  std::optional<Press> press_;
+  std::size_t since_press_ = 0;
+  bool prompt_ended_ = false;
+  std::vector<std::size_t> cuts_;  ///< of each layer
+  std::vector<std::size_t> seen_;
 };
 
 extern template class Oracle<float>;

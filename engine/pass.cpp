@@ -5,6 +5,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "engine/selection.hpp"
+
 namespace neoxref::engine {
 
 void Model::Pass::fail(std::size_t row, std::size_t layer, Operation operation) {
@@ -81,24 +83,25 @@ void Model::Pass::append(std::size_t layer, std::size_t first_row, std::size_t r
       float* query = qkv_.data() + row * stride + head * qkv.group_stride();
       float* key = query + head_dim;
       const float* value = key + head_dim;
-      if (rotary_.half > 0) {
-        for (std::size_t i = 0; i < run; ++i) {
-          const std::size_t turn = (sequence.position + place.offset + i) * rotary_.half;
-          for (float* vector : {query + i * stride, key + i * stride}) {
-            kernels_.rotate(vector, rotary_.cos.data() + turn, rotary_.sin.data() + turn,
-                            2 * rotary_.half);
-          }
-        }
-      }
       KvCache& cache = sequence.cache;
       const std::size_t slot = cache.length(layer, head) + place.offset;
-      kernels_.store_keys(key, stride, run, head_dim, cache.keys(layer, head), slot);
       for (std::size_t i = 0; i < run; ++i) {
+        const std::size_t raw_dims = cache.raw_dims();
+        std::memcpy(cache.raw(layer, head) + (slot + i) * raw_dims, key + i * stride,
+                    raw_dims * sizeof(float));
         std::memcpy(cache.values(layer, head) + (slot + i) * cache.value_stride(),
                     value + i * stride, head_dim * sizeof(float));
         cache.positions(layer, head)[slot + i] =
             static_cast<std::int32_t>(sequence.position + place.offset + i);
+        if (rotary_.half == 0) continue;
+        const std::size_t turn =
+            sequence.rotary_position(slot + i, place.offset + i) * rotary_.half;
+        for (float* vector : {query + i * stride, key + i * stride}) {
+          kernels_.rotate(vector, rotary_.cos.data() + turn, rotary_.sin.data() + turn,
+                          2 * rotary_.half);
+        }
       }
+      kernels_.store_keys(key, stride, run, head_dim, cache.keys(layer, head), slot);
     }
     row += run;
   }
@@ -274,18 +277,38 @@ std::optional<Model::Pass::Failure> Model::Pass::failure(const Segment& segment)
                  static_cast<Operation>(code & 0xff)};
 }
 
+void Model::Pass::turn_again(Scratch& scratch, KvCache& cache, std::size_t layer,
+                             std::size_t head) {
+  const std::size_t dims = cache.raw_dims();
+  float* turned = scratch.turned.data();
+  for (std::size_t slot = 0; slot < cache.length(layer, head); ++slot) {
+    std::memcpy(turned, cache.raw(layer, head) + slot * dims, dims * sizeof(float));
+    const std::size_t turn = slot * rotary_.half;
+    kernels_.rotate(turned, rotary_.cos.data() + turn, rotary_.sin.data() + turn, dims);
+    float* lane = cache.keys(layer, head) + slot / simd::lanes * config_.head_dim * simd::lanes +
+                  slot % simd::lanes;
+    for (std::size_t d = 0; d < dims; ++d) lane[d * simd::lanes] = turned[d];
+  }
+}
+
 void Model::Pass::cut_item(void* context, std::uint32_t, std::uint32_t item,
                            std::size_t participant) noexcept {
   auto& pass = *static_cast<Pass*>(context);
   Scratch& scratch = pass.scratch_[participant];
+  const Press& press = *pass.cutting_->press();
   KvCache& cache = pass.cutting_->cache;
-  const std::size_t layer = pass.due_layers_[item / pass.config_.heads];
+  const DueLayer& due = pass.due_layers_[item / pass.config_.heads];
+  const std::size_t layer = due.layer;
   const std::size_t head = item % pass.config_.heads;
   const std::size_t before = cache.length(layer, head);
-  const std::size_t after = pass.cutting_->press->keep_ratio.of(before);
-  if (after == before) return;
+  const std::size_t after = press.keep(before);
+  const Linear& qkv = pass.weights_.layers[layer].query_key_value;
+  const float* bias = qkv.bias_from(head * qkv.group_stride() + pass.config_.head_dim);
+  score_slots(press, {&cache, layer, head, before, pass.config_.rotary_dims, bias, due.cuts},
+              scratch.anchor.data(), scratch.scores.data());
   std::uint32_t* kept = scratch.kept.data();
-  select_lowest(cache.norms(layer, head), before, after, scratch.ranking.data(), kept);
+  select_highest(scratch.scores.data(), before, after, press.sinks, press.recent,
+                 scratch.ranking.data(), kept);
   pass.kernels_.compact_keys(cache.keys(layer, head), pass.config_.head_dim, kept, after);
   pass.kernels_.compact_rows(cache.values(layer, head), cache.value_stride(), kept, after);
   float* norms = cache.norms(layer, head);
@@ -294,17 +317,29 @@ void Model::Pass::cut_item(void* context, std::uint32_t, std::uint32_t item,
     norms[slot] = norms[kept[slot]];
     positions[slot] = positions[kept[slot]];
   }
+  if (cache.raw_dims() > 0) {
+    float* raw = cache.raw(layer, head);
+    for (std::size_t slot = 0; slot < after; ++slot) {
+      std::memmove(raw + slot * cache.raw_dims(), raw + kept[slot] * cache.raw_dims(),
+                   cache.raw_dims() * sizeof(float));
+    }
+  }
   cache.set_length(layer, head, after);
+  if (press.positions == Positions::rerotate) pass.turn_again(scratch, cache, layer, head);
 }
 
-void Model::Pass::cut(Sequence& sequence) noexcept {
+void Model::Pass::cut(Sequence& sequence, When when) noexcept {
   due_layers_.clear();
   for (std::size_t layer = 0; layer < config_.layers; ++layer) {
+    const bool due = when == When::before_token ? sequence.layer_due_before_token(layer)
+                                                : sequence.layer_due_after_token(layer);
+    if (!due) continue;
     const std::size_t before = sequence.cache.longest(layer);
-    if (!sequence.press->due(layer, before)) continue;
-    const std::size_t after = sequence.press->keep_ratio.of(before);
+    const std::size_t after = sequence.press()->keep(before);
     if (after == before) continue;
-    due_layers_.push_back(layer);
+    std::size_t cuts = 0;
+    for (const Cut& cut : sequence.cuts) cuts += cut.layer == layer ? 1 : 0;
+    due_layers_.push_back({layer, cuts});
     sequence.cuts.push_back({layer, sequence.position - 1, before, after});
   }
   if (due_layers_.empty()) return;

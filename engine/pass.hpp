@@ -53,7 +53,8 @@ public:
   std::optional<Failure> failure(const Segment& segment) const;
 
   /// Cuts the layers of the sequence that are due and writes it down.
-  void cut(Sequence& sequence) noexcept;
+  enum class When : std::uint8_t { before_token, after_token };
+  void cut(Sequence& sequence, When when) noexcept;
 
 private:
   enum class Kind : std::uint8_t {
@@ -88,8 +89,11 @@ private:
     Buffer<float> product;
     Buffer<float> output;  ///< [2][block_rows, hidden] or [block_rows, logits_width]
     Buffer<float> attention;
+    Buffer<float> scores;
     Buffer<std::uint64_t> ranking;
     Buffer<std::uint32_t> kept;
+    Buffer<double> anchor;          ///< [head_dim]
+    Buffer<float> turned;           ///< [rotary_dims]
     std::uint64_t norm_of[2] = {};  ///< which rows `normed` holds, see normed()
   };
   struct Grid {
@@ -110,6 +114,7 @@ private:
   void attention_in(Scratch& scratch, std::uint32_t phase, std::size_t layer, std::size_t item);
   void append(std::size_t layer, std::size_t first_row, std::size_t rows, std::size_t first_head,
               std::size_t heads);
+  void turn_again(Scratch& scratch, KvCache& cache, std::size_t layer, std::size_t head);
   void mlp_in(Scratch& scratch, std::uint32_t phase, std::size_t layer, std::size_t item);
   void attend(Scratch& scratch, std::size_t layer, std::size_t item);
   void out(Scratch& scratch, Kind kind, std::size_t layer, std::size_t item);
@@ -146,8 +151,12 @@ private:
   Buffer<float> act_;      ///< [max_rows, up outputs]
   std::vector<Scratch> scratch_;
 
+  struct DueLayer {
+    std::size_t layer;
+    std::size_t cuts;  ///< that it has had
+  };
   Sequence* cutting_ = nullptr;
-  std::vector<std::size_t> due_layers_;
+  std::vector<DueLayer> due_layers_;
 };
 
 }  // namespace neoxref::engine

@@ -70,6 +70,8 @@ Model::Pass::Pass(const Config& config, const Weights& weights, const simd::Kern
     scratch.product = Buffer<float>(simd::product_scratch(most_block_rows, deepest));
     scratch.output =
         Buffer<float>(most_block_rows * std::max(2 * config.hidden, most_logits_width));
+    scratch.anchor = Buffer<double>(config.head_dim);
+    scratch.turned = Buffer<float>(config.rotary_dims);
   }
 }
 
@@ -84,6 +86,7 @@ void Model::Pass::reserve(std::size_t steps, std::size_t slots) {
   for (Scratch& scratch : scratch_) {
     if (scratch.attention.size() < floats) scratch.attention = Buffer<float>(floats);
     if (scratch.kept.size() < slots) {
+      scratch.scores = Buffer<float>(slots);
       scratch.kept = Buffer<std::uint32_t>(slots);
       scratch.ranking = Buffer<std::uint64_t>(slots);
     }

@@ -2,12 +2,34 @@
 #include "engine/press.hpp"
 
 #include <algorithm>
-#include <bit>
-#include <limits>
+#include <array>
 
 #include "engine/error.hpp"
 
 namespace neoxref::engine {
+namespace {
+
+constexpr std::array<std::string_view, 11> score_names = {
+    "knorm",    "knorm-high", "knorm-rot", "knorm-pass", "knorm-centered", "vnorm",
+    "vk-ratio", "recent",     "keydiff",   "random",     "random-fresh"};
+constexpr std::array<std::string_view, 4> trigger_names = {"exceeds", "reaches", "after-prompt",
+                                                           "every"};
+constexpr std::array<std::string_view, 3> positions_names = {"original", "rerotate",
+                                                             "cache-length"};
+
+template <class Enum, std::size_t count>
+Enum parse(const std::array<std::string_view, count>& names, std::string_view name,
+           std::string_view what) {
+  const auto found = std::find(names.begin(), names.end(), name);
+  if (found != names.end()) return static_cast<Enum>(found - names.begin());
+  std::string expected;
+  for (const std::string_view known : names) {
+    expected += (expected.empty() ? "" : ", ") + std::string(known);
+  }
+  throw Error(what, "unknown name", expected, name);
+}
+
+}  // namespace
 
 KeepRatio KeepRatio::parse(std::string_view text) {
   const auto refuse = [&]() -> KeepRatio {
@@ -37,30 +59,59 @@ std::size_t KeepRatio::of(std::size_t length) const {
   return (length * numerator_ + denominator_ - 1) / denominator_;
 }
 
+std::string_view score_name(Score score) {
+  return score_names[static_cast<std::size_t>(score)];
+}
+Score parse_score(std::string_view name) {
+  return parse<Score>(score_names, name, "score");
+}
+std::string_view trigger_name(Trigger trigger) {
+  return trigger_names[static_cast<std::size_t>(trigger)];
+}
+Trigger parse_trigger(std::string_view name) {
+  return parse<Trigger>(trigger_names, name, "trigger");
+}
+std::string_view positions_name(Positions positions) {
+  return positions_names[static_cast<std::size_t>(positions)];
+}
+Positions parse_positions(std::string_view name) {
+  return parse<Positions>(positions_names, name, "positions");
+}
+
+void Press::check(std::size_t layers, std::size_t rotary_dims) const {
+  for (const std::size_t layer : skip_layers) {
+    if (layer >= layers) {
+      throw Error("skip_layers", "no such layer", "0 to " + std::to_string(layers - 1),
+                  std::to_string(layer));
+    }
+  }
+  if (trigger == Trigger::every && interval == 0) {
+    throw Error("interval", "the trigger `every` needs one", "1 or more", "0");
+  }
+  if (score == Score::knorm_rot && rotary_dims == 0) {
+    throw Error("score", "knorm-rot has nothing to rank by: no dim of this model rotates");
+  }
+  if (positions == Positions::rerotate && !skip_layers.empty()) {
+    throw Error(
+        "skip_layers",
+        "rerotate renumbers the slots of each layer, so a layer that is never cut would run "
+        "out of positions and see others than its neighbours",
+        "none", std::to_string(skip_layers.size()) + " skipped");
+  }
+}
+
 bool Press::skips(std::size_t layer) const {
   return std::find(skip_layers.begin(), skip_layers.end(), layer) != skip_layers.end();
 }
 
-std::size_t Press::tokens_until_cut(std::size_t layer, std::size_t length) const {
-  if (skips(layer) || keep_ratio.keeps_all()) return std::numeric_limits<std::size_t>::max();
-  if (length > prune_after) return 1;
-  return std::max(prune_after - length, prune_after - length + 1);  // never wraps to 0
+std::size_t Press::keep(std::size_t length) const {
+  const std::size_t budget = slots > 0 ? std::min(slots, length) : keep_ratio.of(length);
+  return std::max(budget, std::min(length, sinks + recent));
 }
 
-bool Press::due(std::size_t layer, std::size_t length) const {
-  return !skips(layer) && !keep_ratio.keeps_all() && length > prune_after;
-}
-
-void select_lowest(const float* norms, std::size_t slots, std::size_t keep, std::uint64_t* work,
-                   std::uint32_t* kept) {
-  // Norms are not negative, so their bit patterns order as they do; the slot below breaks ties.
-  for (std::size_t slot = 0; slot < slots; ++slot) {
-    work[slot] = (static_cast<std::uint64_t>(std::bit_cast<std::uint32_t>(norms[slot])) << 32) |
-                 static_cast<std::uint64_t>(slot);
-  }
-  if (keep < slots) std::nth_element(work, work + keep, work + slots);
-  for (std::size_t i = 0; i < keep; ++i) kept[i] = static_cast<std::uint32_t>(work[i]);
-  std::sort(kept, kept + keep);
+bool Press::protection_wins(std::size_t length) const {
+  const std::size_t budget = slots > 0 ? std::min(slots, length) : keep_ratio.of(length);
+  return std::min(length, sinks + recent) > budget;
 }
 
 }  // namespace neoxref::engine

@@ -3,14 +3,13 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
 
 namespace neoxref::engine {
 
-/// A decimal number in [0, 1] as an exact fraction, so that "0.9 of 257 slots" has one answer.
+/// A decimal number in (0, 1] as an exact fraction, so that "0.9 of 257 slots" has one answer.
 class KeepRatio {
 public:
   KeepRatio() = default;
@@ -33,27 +32,70 @@ private:
   std::string text_ = "1";
 };
 
-/// KnormPress: keep the keys of lowest L2 norm.
-/// score    -norm of the key as stored; ties go to the lower slot
-/// budget   keep_ratio of the current length
-/// trigger  `exceeds`: after a token has entered, a layer longer than prune_after is cut
-/// skip_layers are never cut.
+/// Which slots are worth keeping: higher is kept, ties to the lower slot. Formulas, rounding and
+/// sources: docs/presses.md.
+enum class Score : std::uint8_t {
+  knorm,           ///< -|k|: KnormPress
+  knorm_high,      ///< |k|: the control
+  knorm_rot,       ///< -|k| over the rotary dims
+  knorm_pass,      ///< -|k| over the others
+  knorm_centered,  ///< -|k|, the key's bias taken off the dims that do not rotate
+  vnorm,           ///< |v|
+  vk_ratio,        ///< |v| / |k|
+  recent,          ///< the original position
+  keydiff,         ///< minus the cosine to the mean direction of the keys
+  random,          ///< drawn once for (seed, layer, head, position)
+  random_fresh     ///< drawn anew at each cut
+};
+std::string_view score_name(Score score);
+/// Errors: Error naming the scores there are.
+Score parse_score(std::string_view name);
+
+/// When a layer is cut, with P = prune_after.
+enum class Trigger : std::uint8_t {
+  exceeds,       ///< after a token has entered: layers longer than P
+  reaches,       ///< before a token enters: layers of at least P slots
+  after_prompt,  ///< once, before the first token that enters after Sequence::end_prompt
+  every          ///< after each `interval` tokens that have entered under the press
+};
+std::string_view trigger_name(Trigger trigger);
+Trigger parse_trigger(std::string_view name);
+
+/// Rotary positions once slots are gone.
+enum class Positions : std::uint8_t {
+  original,     ///< of the token in its text
+  rerotate,     ///< slots are renumbered from 0 and their keys turned anew from the unrotated dims
+  cache_length  ///< of the next token: slots of the first layer that is not skipped (the trap of
+                ///< frameworks that ask the cache how long the text is)
+};
+std::string_view positions_name(Positions positions);
+Positions parse_positions(std::string_view name);
+
+/// A rule that shortens the cache: score x budget x trigger x protection.
 struct Press {
-  KeepRatio keep_ratio;
+  Score score = Score::knorm;
+  KeepRatio keep_ratio;   ///< the budget, of the length at the cut
+  std::size_t slots = 0;  ///< if not 0: the budget as a number of slots, instead of keep_ratio
+  Trigger trigger = Trigger::exceeds;
   std::size_t prune_after = 0;
-  std::vector<std::size_t> skip_layers = {0};
+  std::size_t interval = 0;  ///< of trigger `every`; at least 1 there
+  std::size_t sinks = 0;     ///< the first slots, always kept
+  std::size_t recent = 0;    ///< the last slots, always kept
+  Positions positions = Positions::original;
+  std::vector<std::size_t> skip_layers = {0};  ///< never cut
+  std::uint64_t seed = 0;                      ///< of the random scores
+
+  /// Errors: Error for a rule that contradicts itself or a model of this shape.
+  void check(std::size_t layers, std::size_t rotary_dims) const;
 
   bool skips(std::size_t layer) const;
-  /// Tokens that may enter a layer of this length before it must be cut, counting the one that
-  /// makes the cut due; at least 1. SIZE_MAX where it never is.
-  std::size_t tokens_until_cut(std::size_t layer, std::size_t length) const;
-  /// True when a layer of this length must be cut now.
-  bool due(std::size_t layer, std::size_t length) const;
+  /// True for a press that can cut nothing by its budget.
+  bool keeps_all() const { return slots == 0 && keep_ratio.keeps_all(); }
+  /// Slots that a cut of a layer of this length leaves: the budget, or the protected ones where they
+  /// are more.
+  std::size_t keep(std::size_t length) const;
+  /// True where the protected slots exceed the budget.
+  bool protection_wins(std::size_t length) const;
 };
-
-/// The slots to keep: the `keep` lowest norms, ties to the lower slot, ascending by slot.
-/// norms [slots]; work holds `slots` elements; kept receives `keep` slots. 1 <= keep <= slots.
-void select_lowest(const float* norms, std::size_t slots, std::size_t keep, std::uint64_t* work,
-                   std::uint32_t* kept);
 
 }  // namespace neoxref::engine

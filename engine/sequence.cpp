@@ -3,16 +3,115 @@
 
 #include <algorithm>
 #include <limits>
+#include <string>
+
+#include "engine/error.hpp"
 
 namespace neoxref::engine {
+namespace {
+
+constexpr std::size_t never = std::numeric_limits<std::size_t>::max();
+
+}  // namespace
+
+Sequence Sequence::fork() const {
+  Sequence copy(cache.fork());
+  copy.position = position;
+  copy.cuts = cuts;
+  copy.stopped = stopped;
+  copy.press_ = press_;
+  copy.since_press_ = since_press_;
+  copy.prompt_ended_ = prompt_ended_;
+  copy.considered_ = considered_;
+  return copy;
+}
+
+void Sequence::set_press(const Press& press, std::size_t rotary_dims) {
+  press.check(cache.shape().layers, rotary_dims);
+  if (press.positions == Positions::rerotate && cache.raw_dims() < rotary_dims) {
+    throw Error("positions", "rerotate needs a cache that keeps the unrotated dims",
+                std::to_string(rotary_dims), std::to_string(cache.raw_dims()));
+  }
+  press_ = press;
+  since_press_ = 0;
+  considered_ = false;
+}
+
+bool Sequence::due_before(const State& state) const {
+  if (press_->trigger == Trigger::reaches) return state.length >= press_->prune_after;
+  return press_->trigger == Trigger::after_prompt && prompt_ended_;
+}
+
+bool Sequence::due_after(const State& state) const {
+  if (press_->trigger == Trigger::exceeds) return state.length > press_->prune_after;
+  return press_->trigger == Trigger::every && state.since_press % press_->interval == 0;
+}
+
+std::size_t Sequence::until_cut(const State& state) const {
+  const std::size_t limit = press_->prune_after;
+  switch (press_->trigger) {
+    case Trigger::exceeds:
+      return state.length > limit ? 1 : limit + 1 - state.length;
+    case Trigger::reaches:
+      return state.length >= limit ? 1 : limit - state.length;
+    case Trigger::every:
+      return press_->interval - state.since_press % press_->interval;
+    case Trigger::after_prompt:
+      break;
+  }
+  return never;
+}
+
+bool Sequence::layer_due_before_token(std::size_t layer) const {
+  return press_ && !press_->skips(layer) && due_before(state(layer));
+}
+
+bool Sequence::layer_due_after_token(std::size_t layer) const {
+  return press_ && !press_->skips(layer) && due_after(state(layer));
+}
 
 std::size_t Sequence::tokens_until_cut() const {
-  std::size_t tokens = std::numeric_limits<std::size_t>::max();
-  if (!press) return tokens;
+  std::size_t tokens = never;
+  if (!press_ || press_->keeps_all()) return tokens;
   for (std::size_t layer = 0; layer < cache.shape().layers; ++layer) {
-    tokens = std::min(tokens, press->tokens_until_cut(layer, cache.longest(layer)));
+    if (!press_->skips(layer)) tokens = std::min(tokens, until_cut(state(layer)));
   }
   return tokens;
+}
+
+void Sequence::enter(std::size_t tokens) {
+  position += tokens;
+  since_press_ += tokens;
+  considered_ = false;
+  prompt_ended_ = false;
+}
+
+std::size_t Sequence::rotary_position(std::size_t slot, std::size_t offset) const {
+  if (!press_ || press_->positions == Positions::original) return position + offset;
+  if (press_->positions == Positions::rerotate) return slot;
+  for (std::size_t layer = 0; layer < cache.shape().layers; ++layer) {
+    if (!press_->skips(layer)) return cache.longest(layer) + offset;
+  }
+  return position + offset;
+}
+
+std::size_t Sequence::peak(std::size_t layer, std::size_t tokens) const {
+  State now = state(layer);
+  if (!press_ || press_->skips(layer) || press_->keeps_all()) return now.length + tokens;
+  std::size_t most = now.length;
+  bool asked = considered_;
+  while (tokens > 0) {
+    if (!asked && due_before(now)) now.length = press_->keep(now.length);
+    const std::size_t entering = std::min(tokens, until_cut(now));
+    now.length += entering;
+    now.since_press += entering;
+    tokens -= entering;
+    most = std::max(most, now.length);
+    if (due_after(now)) now.length = press_->keep(now.length);
+    // The prompt ends once; what due_before says of it holds for the first token only.
+    asked = press_->trigger == Trigger::after_prompt;
+  }
+  return most;
 }
 
 }  // namespace neoxref::engine

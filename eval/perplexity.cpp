@@ -38,67 +38,81 @@ void score(const Model& model, std::span<const float> logits, std::int32_t token
   digest.add(logits);
 }
 
-void check_against_plan(const TextScore& text, const Sequence& sequence, const TwoPhase& settings,
-                        std::string_view keep_ratio) {
-  const auto expected = plan(text.tokens - 1, text.effective_prune_after,
-                             text.effective_prune_after, Ratio::parse(keep_ratio));
-  const auto skipped = [&](std::size_t layer) {
-    return std::find(settings.skip_layers.begin(), settings.skip_layers.end(), layer) !=
-           settings.skip_layers.end();
-  };
+void check_against_plan(const TextScore& text, const Sequence& sequence) {
+  const engine::Press& press = *sequence.press();
+  const auto expected = plan(press, text.tokens - 1, text.effective_prune_after);
   for (std::size_t layer = 0; layer < sequence.cache.shape().layers; ++layer) {
     std::vector<PlannedCut> happened;
     for (const engine::Cut& cut : sequence.cuts) {
       if (cut.layer == layer) happened.push_back({cut.position, cut.before, cut.after});
     }
-    if (happened != (skipped(layer) ? std::vector<PlannedCut>{} : expected)) {
+    const bool skipped = press.skips(layer);
+    if (happened != (skipped ? std::vector<PlannedCut>{} : expected)) {
       throw engine::Error(
           text.name, "the cuts of layer " + std::to_string(layer) + " are not the planned ones",
-          std::to_string(skipped(layer) ? 0 : expected.size()) + " cuts",
-          std::to_string(happened.size()));
+          std::to_string(skipped ? 0 : expected.size()) + " cuts", std::to_string(happened.size()));
     }
   }
 }
 
-/// Slots over time, from the cut log: mean over the tokens that entered in phase 2, and the peak.
+/// Slots over time, from the cut log: the mean over the scored tokens of what their logits saw, and
+/// the peak.
 void account(TextScore& text, std::size_t layers) {
-  double sum = 0.0;
-  std::size_t now = layers * text.effective_prune_after;
-  text.peak_slots = now;
-  auto cut = text.log.begin();
   const std::size_t first = text.effective_prune_after;
-  sum += static_cast<double>(now);
+  std::size_t now = layers * first;
+  text.peak_slots = now;
+  // The first scored token was predicted by the untouched prefix, unless it is not scored.
+  double sum = text.scored == text.tokens - first ? static_cast<double>(now) : 0.0;
+  auto cut = text.log.begin();
+  const auto apply = [&](std::size_t token) {
+    for (; cut != text.log.end() && cut->position == token; ++cut) now -= cut->before - cut->after;
+  };
+  apply(first - 1);
   for (std::size_t token = first; token + 1 < text.tokens; ++token) {
     now += layers;
     text.peak_slots = std::max(text.peak_slots, now);
     sum += static_cast<double>(now);
-    for (; cut != text.log.end() && cut->position == token; ++cut) now -= cut->before - cut->after;
+    apply(token);
   }
   text.mean_slots = sum / static_cast<double>(text.scored * layers);
 }
 
+/// Settings that hold for all rows.
+struct Protocol {
+  std::size_t max_tokens;
+  std::size_t prune_after;
+  engine::Trigger trigger;
+};
+
 class Sweep {
 public:
-  Sweep(Model& model, const TwoPhase& settings, std::vector<Row>& rows)
-      : model_(model), settings_(settings), rows_(rows), digests_(rows.size()) {}
+  Sweep(Model& model, const Protocol& protocol, std::vector<Row>& rows)
+      : model_(model), protocol_(protocol), rows_(rows), digests_(rows.size()) {
+    for (const Row& row : rows) {
+      if (row.press && row.press->positions == engine::Positions::rerotate) {
+        raw_dims_ = model.config().rotary_dims;
+      }
+    }
+  }
 
   void add(const Text& text) {
     TextScore start;
     start.name = text.name;
-    start.tokens = std::min(text.tokens.size(), settings_.max_tokens);
+    start.tokens = std::min(text.tokens.size(), protocol_.max_tokens);
     if (start.tokens < least_tokens) {
       for (Row& row : rows_) row.texts.push_back(start);
       return;
     }
-    const std::size_t prefix = effective_prune_after(settings_.prune_after, start.tokens);
+    const std::size_t prefix = effective_prune_after(protocol_.prune_after, start.tokens);
     start.effective_prune_after = prefix;
     const std::span<const std::int32_t> ids(text.tokens.data(), start.tokens);
-    const std::size_t vocab = model_.config().vocab;
-    logits_.resize(std::max<std::size_t>(chunk, 1) * vocab);
-    Sequence base = model_.sequence(start.tokens);
-    std::vector<float> after_prefix(vocab);
+    const engine::Config& config = model_.config();
+    logits_.resize(chunk * config.vocab);
+    Sequence base({config.layers, config.heads, config.head_dim}, start.tokens, raw_dims_);
+    std::vector<float> after_prefix(config.vocab);
     forward(model_, {&base, ids.first(prefix), engine::LogitRows::last, after_prefix.data()},
             text.name, 0);
+    base.end_prompt();
     for (std::size_t i = 0; i < rows_.size(); ++i) {
       rows_[i].texts.push_back(run(rows_[i], base.fork(), ids, start, after_prefix, digests_[i]));
     }
@@ -119,11 +133,15 @@ private:
   TextScore run(Row& row, Sequence sequence, std::span<const std::int32_t> ids, TextScore text,
                 std::span<const float> after_prefix, Digest& digest) {
     const std::size_t vocab = model_.config().vocab;
-    if (row.compressed) {
-      sequence.press = engine::Press{engine::KeepRatio::parse(row.keep_ratio),
-                                     text.effective_prune_after, settings_.skip_layers};
+    if (row.press) {
+      engine::Press press = *row.press;
+      press.prune_after = text.effective_prune_after;
+      sequence.set_press(press, model_.config().rotary_dims);
     }
-    score(model_, after_prefix, ids[text.effective_prune_after], text, digest);
+    // With `reaches` the cut comes before ids[P] enters, so ids[P] was predicted untouched.
+    if (protocol_.trigger != engine::Trigger::reaches) {
+      score(model_, after_prefix, ids[text.effective_prune_after], text, digest);
+    }
     for (std::size_t first = text.effective_prune_after; first + 1 < ids.size(); first += chunk) {
       const std::size_t count = std::min(chunk, ids.size() - 1 - first);
       const auto begin = Clock::now();
@@ -135,25 +153,30 @@ private:
         score(model_, {logits_.data() + i * vocab, vocab}, ids[first + i + 1], text, digest);
       }
     }
-    if (row.compressed) check_against_plan(text, sequence, settings_, row.keep_ratio);
+    if (row.press) check_against_plan(text, sequence);
     const std::size_t layers = model_.config().layers;
     text.log = sequence.cuts;
     text.cuts.assign(layers, 0);
-    for (const engine::Cut& cut : text.log) ++text.cuts[cut.layer];
+    // A cut behind the last token that enters changes no score.
+    std::vector<bool> felt(layers, false);
+    for (const engine::Cut& cut : text.log) {
+      ++text.cuts[cut.layer];
+      felt[cut.layer] = felt[cut.layer] || cut.position + 2 < text.tokens;
+    }
     for (std::size_t layer = 0; layer < layers; ++layer) {
       text.lengths.push_back(sequence.cache.longest(layer));
-      const bool skipped = sequence.press && sequence.press->skips(layer);
-      text.never_cut = text.never_cut || (row.compressed && !skipped && text.cuts[layer] == 0);
+      text.never_cut = text.never_cut || (row.press && !row.press->skips(layer) && !felt[layer]);
     }
     account(text, layers);
     return text;
   }
 
   Model& model_;
-  const TwoPhase& settings_;
+  const Protocol& protocol_;
   std::vector<Row>& rows_;
   std::vector<Digest> digests_;
   std::vector<float> logits_;
+  std::size_t raw_dims_ = 0;
 };
 
 }  // namespace
@@ -196,30 +219,31 @@ float nll(const simd::Kernels& kernels, std::span<const float> logits, std::int3
 }
 
 std::vector<Row> two_phase(Model& model, std::span<const Text> texts,
-                           std::span<const std::string> ratios, const TwoPhase& settings,
+                           std::span<const RowSpec> specs, std::size_t max_tokens,
+                           std::size_t prune_after, engine::Trigger trigger,
                            const std::function<void(double)>& progress) {
   const simd::FloatEnvironment environment;
-  if (settings.max_tokens > model.config().max_positions + 1) {
+  const engine::Config& config = model.config();
+  if (max_tokens > config.max_positions + 1) {
     throw engine::Error("max_tokens", "longer than the context of the model",
-                        "at most " + std::to_string(model.config().max_positions + 1),
-                        std::to_string(settings.max_tokens));
-  }
-  for (const std::size_t layer : settings.skip_layers) {
-    if (layer >= model.config().layers) {
-      throw engine::Error("skip_layers", "no such layer",
-                          "0 to " + std::to_string(model.config().layers - 1),
-                          std::to_string(layer));
-    }
+                        "at most " + std::to_string(config.max_positions + 1),
+                        std::to_string(max_tokens));
   }
   std::vector<Row> rows(1);
-  rows.front().keep_ratio = "1";
-  for (const std::string& ratio : ratios) {
-    if (engine::KeepRatio::parse(ratio).keeps_all()) continue;
+  rows.front().label = "1";
+  for (const RowSpec& spec : specs) {
+    if (!spec.press) continue;
+    spec.press->check(config.layers, config.rotary_dims);
+    if (spec.press->trigger != trigger) {
+      throw engine::Error("trigger", "all rows of a sweep score the same tokens, so have the same",
+                          engine::trigger_name(trigger), engine::trigger_name(spec.press->trigger));
+    }
     rows.push_back({});
-    rows.back().keep_ratio = ratio;
-    rows.back().compressed = true;
+    rows.back().label = spec.label;
+    rows.back().press = spec.press;
   }
-  Sweep sweep(model, settings, rows);
+  const Protocol protocol{max_tokens, prune_after, trigger};
+  Sweep sweep(model, protocol, rows);
   for (std::size_t i = 0; i < texts.size(); ++i) {
     if (progress) progress(static_cast<double>(i) / static_cast<double>(texts.size()));
     sweep.add(texts[i]);

@@ -28,19 +28,33 @@ Ratio Ratio::parse(std::string_view text) {
   return ratio;
 }
 
-std::vector<PlannedCut> plan(std::size_t tokens, std::size_t untouched, std::size_t prune_after,
-                             Ratio keep_ratio) {
+std::vector<PlannedCut> plan(const engine::Press& press, std::size_t tokens,
+                             std::size_t untouched) {
+  using engine::Trigger;
   std::vector<PlannedCut> cuts;
-  if (keep_ratio.numerator == keep_ratio.denominator) return cuts;
+  const Ratio ratio = Ratio::parse(press.keep_ratio.text());
   std::size_t slots = 0;
-  for (std::size_t token = 0; token < tokens; ++token) {
-    ++slots;
-    if (token < untouched || slots <= prune_after) continue;
-    const std::size_t product = slots * keep_ratio.numerator;
-    const std::size_t after =
-        product / keep_ratio.denominator + (product % keep_ratio.denominator != 0 ? 1 : 0);
-    if (after < slots) cuts.push_back({token, slots, after});
+  const auto cut = [&](std::size_t token) {
+    std::size_t after = press.slots;
+    if (after == 0) {
+      const std::size_t product = slots * ratio.numerator;
+      after = product / ratio.denominator + (product % ratio.denominator != 0 ? 1 : 0);
+    }
+    if (after < press.sinks + press.recent) after = press.sinks + press.recent;
+    if (after >= slots) return;
+    cuts.push_back({token, slots, after});
     slots = after;
+  };
+  for (std::size_t token = 0; token < tokens; ++token) {
+    const bool pressed = token >= untouched;
+    if (pressed && press.trigger == Trigger::reaches && slots >= press.prune_after) cut(token - 1);
+    if (token == untouched && press.trigger == Trigger::after_prompt) cut(token - 1);
+    ++slots;
+    if (pressed && press.trigger == Trigger::exceeds && slots > press.prune_after) cut(token);
+    if (pressed && press.trigger == Trigger::every &&
+        (token - untouched + 1) % press.interval == 0) {
+      cut(token);
+    }
   }
   return cuts;
 }

@@ -6,10 +6,12 @@
 #include <string_view>
 #include <vector>
 
+#include "engine/press.hpp"
+
 namespace neoxref::eval {
 
 struct PlannedCut {
-  std::size_t token;   ///< index of the token after which it happens
+  std::size_t token;   ///< index of the last token that had entered
   std::size_t before;  ///< slots
   std::size_t after;
   bool operator==(const PlannedCut&) const = default;
@@ -23,10 +25,9 @@ struct Ratio {
   static Ratio parse(std::string_view text);
 };
 
-/// The cuts of a layer that is not skipped, trigger `exceeds`, when `tokens` tokens enter of which
-/// the first `untouched` enter without a press. Integer arithmetic that shares no code with the
+/// The cuts of a layer that is not skipped when `tokens` tokens enter of which the first `untouched`
+/// enter before the press is set, and are its prompt. Integer arithmetic that shares no code with the
 /// engine: it predicts a run before it starts, and every run is held to it.
-std::vector<PlannedCut> plan(std::size_t tokens, std::size_t untouched, std::size_t prune_after,
-                             Ratio keep_ratio);
+std::vector<PlannedCut> plan(const engine::Press& press, std::size_t tokens, std::size_t untouched);
 
 }  // namespace neoxref::eval

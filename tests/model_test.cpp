@@ -121,44 +121,6 @@ BOOST_AUTO_TEST_CASE(engine_gives_the_bits_of_the_oracle) {
   }
 }
 
-BOOST_AUTO_TEST_CASE(engine_cuts_the_slots_that_the_oracle_cuts) {
-  for (const char* ratio : {"0.9", "0.5", "0.03"}) {
-    for (const std::size_t prune_after : {std::size_t{0}, std::size_t{5}, std::size_t{20}}) {
-      Shape shape;
-      shape.layers = 3;
-      shape.heads = 3;
-      const tests::TemporaryFolder folder;
-      tests::write_checkpoint(folder.path(), shape);
-      const auto tokens = tests::random_tokens(70, shape.vocab, 11);
-      const engine::Press press{engine::KeepRatio::parse(ratio), prune_after, {1}};
-      engine::Oracle<float> oracle(engine::Checkpoint::open(folder.path()));
-      oracle.press = press;
-      std::vector<float> expected;
-      for (const std::int32_t token : tokens) {
-        const auto row = oracle.forward(token);
-        expected.insert(expected.end(), row.begin(), row.end());
-      }
-      for (const std::size_t chunk : {std::size_t{70}, std::size_t{9}, std::size_t{1}}) {
-        Model model = Model::load(folder.path(), {"", engine::Backend::tbb, 2});
-        Sequence sequence = model.sequence(tokens.size());
-        sequence.press = press;
-        check_same(expected, run(model, tokens, chunk, sequence),
-                   std::string("keep ") + ratio + ", prune_after " + std::to_string(prune_after));
-        for (std::size_t layer = 0; layer < shape.layers; ++layer) {
-          for (std::size_t head = 0; head < shape.heads; ++head) {
-            const auto& kept = oracle.positions(layer, head);
-            BOOST_REQUIRE_EQUAL(sequence.cache.length(layer, head), kept.size());
-            const std::int32_t* found = sequence.cache.positions(layer, head);
-            BOOST_CHECK_EQUAL_COLLECTIONS(found, found + kept.size(), kept.begin(), kept.end());
-          }
-        }
-        BOOST_CHECK_EQUAL(sequence.cache.length(1, 0), tokens.size());
-        BOOST_CHECK(!sequence.cuts.empty());
-      }
-    }
-  }
-}
-
 BOOST_AUTO_TEST_CASE(a_fork_goes_on_as_the_original_would) {
   const tests::TemporaryFolder folder;
   Shape shape;

@@ -8,6 +8,7 @@
 #include "engine/error.hpp"
 #include "engine/kv_cache.hpp"
 #include "engine/press.hpp"
+#include "engine/selection.hpp"
 #include "engine/sequence.hpp"
 #include "eval/plan.hpp"
 #include "tests/checkpoints.hpp"
@@ -32,66 +33,90 @@ BOOST_AUTO_TEST_CASE(keep_ratio_is_an_exact_fraction) {
   BOOST_CHECK(KeepRatio::parse("1.000").keeps_all());
 }
 
-BOOST_AUTO_TEST_CASE(keep_ratio_refuses_what_is_not_one) {
-  for (const char* text : {"", ".", "0", "0.0", "1.1", "2", "-0.5", "+0.5", "0.5 ", "1e-1", "nan",
-                           "0,5", "00.5", "0.1234567890", "0x1"}) {
-    BOOST_CHECK_THROW(KeepRatio::parse(text), engine::Error);
-  }
-}
-
-BOOST_AUTO_TEST_CASE(
-    selection_keeps_the_lowest_norms_in_time_order_and_breaks_ties_to_the_lower_slot) {
+BOOST_AUTO_TEST_CASE(selection_is_a_stable_sort_with_protected_ends) {
   tests::Numbers numbers(5);
-  for (int round = 0; round < 300; ++round) {
+  for (int round = 0; round < 500; ++round) {
     const std::size_t slots = 1 + numbers.below(300);
-    const std::size_t keep = 1 + numbers.below(slots);
-    std::vector<float> norms(slots);
-    // Few values, so that there are many ties; +0 and subnormals among them.
-    for (float& norm : norms) {
-      norm = static_cast<float>(numbers.below(9)) * (round % 3 == 0 ? 1e-44f : 0.5f);
+    engine::Press press;
+    press.slots = 1 + numbers.below(slots);
+    press.sinks = numbers.below(4) == 0 ? numbers.below(slots + 5) : 0;
+    press.recent = numbers.below(4) == 0 ? numbers.below(slots + 5) : 0;
+    // Few values, so that there are many ties; zeros of both signs and subnormals among them.
+    std::vector<float> scores(slots);
+    for (float& score : scores) {
+      score = (static_cast<float>(numbers.below(9)) - 4.0f) * (round % 3 == 0 ? 1e-44f : 0.5f);
+      score = score + 0.0f;
     }
-    std::vector<std::size_t> order(slots);
-    for (std::size_t i = 0; i < slots; ++i) order[i] = i;
-    std::stable_sort(order.begin(), order.end(),
-                     [&](std::size_t a, std::size_t b) { return norms[a] < norms[b]; });
-    order.resize(keep);
-    std::sort(order.begin(), order.end());
-    std::vector<std::uint64_t> work(slots);
-    std::vector<std::uint32_t> kept(keep);
-    engine::select_lowest(norms.data(), slots, keep, work.data(), kept.data());
-    BOOST_CHECK_EQUAL_COLLECTIONS(kept.begin(), kept.end(), order.begin(), order.end());
+    std::vector<std::size_t> expected;
+    std::vector<std::size_t> others;
+    for (std::size_t slot = 0; slot < slots; ++slot) {
+      const bool kept = slot < press.sinks || slots - slot <= press.recent;
+      (kept ? expected : others).push_back(slot);
+    }
+    std::stable_sort(others.begin(), others.end(),
+                     [&](std::size_t a, std::size_t b) { return scores[a] > scores[b]; });
+    for (const std::size_t slot : others) {
+      if (expected.size() < press.slots) expected.push_back(slot);
+    }
+    std::sort(expected.begin(), expected.end());
+    const std::size_t keep = press.keep(slots);
+    BOOST_REQUIRE_EQUAL(keep, expected.size());
+    BOOST_CHECK_EQUAL(press.protection_wins(slots), keep > press.slots);
+    std::vector<std::uint64_t> ranking(slots);
+    std::vector<std::uint32_t> kept(slots);
+    engine::select_highest(scores.data(), slots, keep, press.sinks, press.recent, ranking.data(),
+                           kept.data());
+    BOOST_CHECK_EQUAL_COLLECTIONS(kept.begin(), kept.begin() + static_cast<std::ptrdiff_t>(keep),
+                                  expected.begin(), expected.end());
   }
 }
 
 BOOST_AUTO_TEST_CASE(cuts_of_the_study) {
-  const auto cuts = [](const char* ratio) {
-    return eval::plan(1023, 256, 256, eval::Ratio::parse(ratio)).size();
+  const auto cuts = [](const char* ratio, engine::Trigger trigger) {
+    engine::Press press;
+    press.keep_ratio = KeepRatio::parse(ratio);
+    press.prune_after = 256;
+    press.trigger = trigger;
+    return eval::plan(press, 1023, 256).size();
   };
-  BOOST_CHECK_EQUAL(cuts("0.9"), 31u);
-  BOOST_CHECK_EQUAL(cuts("0.7"), 10u);
-  BOOST_CHECK_EQUAL(cuts("0.5"), 6u);
-  BOOST_CHECK_EQUAL(cuts("0.1"), 4u);
-  BOOST_CHECK_EQUAL(cuts("1"), 0u);
-  BOOST_CHECK_EQUAL(eval::plan(511, 512, 512, eval::Ratio::parse("0.5")).size(), 0u);
+  BOOST_CHECK_EQUAL(cuts("0.9", engine::Trigger::exceeds), 31u);
+  BOOST_CHECK_EQUAL(cuts("0.7", engine::Trigger::exceeds), 10u);
+  BOOST_CHECK_EQUAL(cuts("0.5", engine::Trigger::exceeds), 6u);
+  BOOST_CHECK_EQUAL(cuts("0.1", engine::Trigger::exceeds), 4u);
+  BOOST_CHECK_EQUAL(cuts("0.7", engine::Trigger::reaches), 11u);
+  BOOST_CHECK_EQUAL(cuts("1", engine::Trigger::exceeds), 0u);
+  engine::Press study_two;
+  study_two.keep_ratio = KeepRatio::parse("0.5");
+  study_two.prune_after = 512;
+  BOOST_CHECK_EQUAL(eval::plan(study_two, 511, 512).size(), 0u);
   for (const char* text : {"", "0", "1.5", "x", "0.5x", "..5"}) {
     BOOST_CHECK_THROW(eval::Ratio::parse(text), std::invalid_argument);
   }
 }
 
-BOOST_AUTO_TEST_CASE(a_press_says_when_it_is_due) {
-  const engine::Press press{KeepRatio::parse("0.5"), 10, {0}};
-  BOOST_CHECK_EQUAL(press.tokens_until_cut(1, 0), 11u);
-  BOOST_CHECK_EQUAL(press.tokens_until_cut(1, 10), 1u);
-  BOOST_CHECK_EQUAL(press.tokens_until_cut(1, 25), 1u);
-  BOOST_CHECK_EQUAL(press.tokens_until_cut(0, 25), std::numeric_limits<std::size_t>::max());
-  BOOST_CHECK(!press.due(1, 10));
-  BOOST_CHECK(press.due(1, 11));
-  BOOST_CHECK(!press.due(0, 11));
-  const std::size_t most = std::numeric_limits<std::size_t>::max();
-  BOOST_CHECK_EQUAL((engine::Press{KeepRatio::parse("0.5"), most, {}}.tokens_until_cut(0, 0)),
-                    most);
-  const engine::Press none{KeepRatio::parse("1"), 10, {}};
-  BOOST_CHECK(!none.due(1, 11));
+BOOST_AUTO_TEST_CASE(names_are_their_own_inverse_and_rules_are_checked) {
+  for (int i = 0; i < 11; ++i) {
+    const auto score = static_cast<engine::Score>(i);
+    BOOST_CHECK(engine::parse_score(engine::score_name(score)) == score);
+  }
+  BOOST_CHECK_THROW(engine::parse_score("norm"), engine::Error);
+  BOOST_CHECK_THROW(engine::parse_trigger(""), engine::Error);
+  BOOST_CHECK_THROW(engine::parse_positions("Original"), engine::Error);
+  engine::Press press;
+  press.check(2, 4);
+  press.skip_layers = {2};
+  BOOST_CHECK_THROW(press.check(2, 4), engine::Error);
+  press.skip_layers = {0};
+  press.positions = engine::Positions::rerotate;
+  BOOST_CHECK_THROW(press.check(2, 4), engine::Error);
+  press.skip_layers = {};
+  press.check(2, 4);
+  press.trigger = engine::Trigger::every;
+  BOOST_CHECK_THROW(press.check(2, 4), engine::Error);
+  press.interval = 5;
+  press.check(2, 4);
+  press.score = engine::Score::knorm_rot;
+  BOOST_CHECK_THROW(press.check(2, 0), engine::Error);
 }
 
 BOOST_AUTO_TEST_CASE(a_cache_that_cannot_be_addressed_is_refused) {

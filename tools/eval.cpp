@@ -103,12 +103,13 @@ std::vector<eval::Text> EvalCommand::tokenize(const std::vector<datasets::Docume
 Exit EvalCommand::operator()() {
   const std::vector<datasets::Document> texts = documents();
   engine::Model model = common.load();
-  const eval::TwoPhase settings{max_tokens, press.prune_after, press.skipped(model.config())};
+  std::vector<eval::RowSpec> specs;
+  for (auto& [label, rule] : press.make(model.config())) specs.push_back({label, rule});
   const std::vector<eval::Text> tokenized = tokenize(texts);
   std::vector<Row> rows;
   {
     Progress progress("eval");
-    rows = eval::two_phase(model, tokenized, press.keep_ratios, settings,
+    rows = eval::two_phase(model, tokenized, specs, max_tokens, press.prune_after, press.trigger,
                            [&](double share) { progress(share); });
   }
   if (common.json) {
@@ -125,7 +126,7 @@ double log_ratio(double nll, double baseline, std::size_t scored) {
 
 /// Also when every layer is skipped: such a row shows no compression either.
 bool is_never_cut(const Row& row, const TextScore& text) {
-  if (!row.compressed || text.scored == 0) return false;
+  if (!row.press || text.scored == 0) return false;
   return text.never_cut ||
          std::all_of(text.cuts.begin(), text.cuts.end(), [](auto cuts) { return cuts == 0; });
 }
@@ -137,12 +138,8 @@ double mean_slots(const Row& row) {
 }
 
 void EvalCommand::show(const engine::Model& model, const std::vector<Row>& rows) const {
-  print(fmt::format(
-      "two-phase, trigger exceeds, score knorm, prune_after {}, max_tokens {}, skip layers {}\n"
-      "{}\n\n",
-      press.prune_after, max_tokens,
-      press.skip_layers.empty() ? "none" : fmt::format("{}", fmt::join(press.skip_layers, ",")),
-      machine_text(model)));
+  print(fmt::format("two-phase, max_tokens {}, {}\n{}\n\n", max_tokens, press.text(),
+                    machine_text(model)));
   std::size_t width = 4;
   for (const TextScore& text : rows.front().texts)
     width = std::max(width, printable(text.name).size());
@@ -152,8 +149,8 @@ void EvalCommand::show(const engine::Model& model, const std::vector<Row>& rows)
   for (std::size_t t = 0; t < rows.front().texts.size(); ++t) {
     for (const Row& row : rows) {
       const TextScore& text = row.texts[t];
-      print(fmt::format("{:<{}} {:>6} {:>7} ", printable(text.name), width, row.keep_ratio,
-                        text.tokens));
+      print(
+          fmt::format("{:<{}} {:>6} {:>7} ", printable(text.name), width, row.label, text.tokens));
       if (text.scored == 0) {
         print("too short, not scored\n");
         continue;
@@ -168,7 +165,7 @@ void EvalCommand::show(const engine::Model& model, const std::vector<Row>& rows)
   print(fmt::format("\n{:>6} {:>11} {:>7} {:>13} {:>10} {:>9}  {}\n", "keep", "perplexity", "ratio",
                     "per document", "mean slots", "seconds", "digest of the logits"));
   for (const Row& row : rows) {
-    print(fmt::format("{:>6} {:>11.7g} {:>7.4f} {:>13.7g} {:>10.1f} {:>9.3f}  {}\n", row.keep_ratio,
+    print(fmt::format("{:>6} {:>11.7g} {:>7.4f} {:>13.7g} {:>10.1f} {:>9.3f}  {}\n", row.label,
                       row.perplexity(), std::exp(log_ratio(row.nll, rows.front().nll, row.scored)),
                       row.document_perplexity(), mean_slots(row), row.seconds, row.digest));
   }
@@ -203,10 +200,16 @@ Json EvalCommand::document(const engine::Model& model, const std::vector<Row>& r
       }
       texts.push_back(std::move(entry));
     }
-    list.push_back({{"keep_ratio", std::stod(row.keep_ratio)},
+    const bool by_slots = row.press && row.press->slots > 0;
+    list.push_back({{"label", row.label},
+                    {"keep_ratio", by_slots ? Json() : Json(std::stod(row.label))},
+                    {"keep_slots", by_slots ? Json(row.press->slots) : Json()},
                     {"protocol", "two-phase"},
-                    {"trigger", "exceeds"},
-                    {"press", row.compressed ? "knorm" : "none"},
+                    {"trigger", engine::trigger_name(press.trigger)},
+                    {"press", row.press ? engine::score_name(press.score) : "none"},
+                    {"positions", engine::positions_name(press.positions)},
+                    {"sinks", press.sinks},
+                    {"recent", press.recent},
                     {"prune_after", press.prune_after},
                     {"skip_layers", press.skip_layers},
                     {"tokens_scored", row.scored},
@@ -228,10 +231,10 @@ Exit EvalCommand::warn_of_missing_cuts(const std::vector<Row>& rows) const {
     for (const TextScore& text : row.texts) {
       if (!is_never_cut(row, text)) continue;
       missing = true;
-      say(fmt::format(
-          "neoxref: keep_ratio {}: nothing was cut in {} ({} tokens, effective "
-          "prune_after {}); this row shows no compression\n",
-          row.keep_ratio, printable(text.name), text.tokens, text.effective_prune_after));
+      say(
+          fmt::format("neoxref: keep {}: nothing was cut in {} ({} tokens, effective "
+                      "prune_after {}); this row shows no compression\n",
+                      row.label, printable(text.name), text.tokens, text.effective_prune_after));
     }
   }
   return missing && !press.allow_no_cuts ? Exit::not_cut : Exit::ok;
@@ -272,7 +275,8 @@ Command add_eval(CLI::App& program) {
   app->add_flag("--bos", state->bos, "Put <|endoftext|> first; it is never scored");
   state->press.add_to(*app, true);
   return [state] {
-    if (state->press.keep_ratios.empty()) state->press.keep_ratios = {"1", "0.9", "0.5", "0.1"};
+    state->press.check_usage();
+    if (!state->press.given()) state->press.keep_ratios = {"1", "0.9", "0.5", "0.1"};
     return (*state)();
   };
 }

@@ -20,19 +20,30 @@ struct PlanCommand {
   Common common;
   std::size_t length = 0;
   std::size_t prune_after = 256;
+  engine::Trigger trigger = engine::Trigger::exceeds;
+  std::size_t interval = 0;
   std::vector<std::string> keep_ratios;
 
   Exit operator()() const {
+    if ((trigger == engine::Trigger::every) != (interval > 0)) {
+      throw UsageError("--interval: goes with --trigger every");
+    }
     const std::size_t prefix = eval::effective_prune_after(prune_after, length);
     nlohmann::ordered_json rows = nlohmann::ordered_json::array();
     if (!common.json) {
       print(fmt::format(
-          "two-phase, {} tokens, prune_after {} (effective {}), each layer not "
+          "two-phase, {} tokens, trigger {}, prune_after {} (effective {}), each layer not "
           "skipped\n{:>10} {:>6}  {}\n",
-          length, prune_after, prefix, "keep_ratio", "cuts", "slots before and after each cut"));
+          length, engine::trigger_name(trigger), prune_after, prefix, "keep_ratio", "cuts",
+          "slots before and after each cut"));
     }
     for (const std::string& text : keep_ratios) {
-      const auto cuts = eval::plan(length - 1, prefix, prefix, eval::Ratio::parse(text));
+      engine::Press press;
+      press.keep_ratio = engine::KeepRatio::parse(text);
+      press.trigger = trigger;
+      press.interval = interval;
+      press.prune_after = prefix;
+      const auto cuts = eval::plan(press, length - 1, prefix);
       if (common.json) {
         nlohmann::ordered_json list = nlohmann::ordered_json::array();
         for (const eval::PlannedCut& cut : cuts) {
@@ -51,6 +62,7 @@ struct PlanCommand {
     }
     if (common.json) {
       print_json({{"length", length},
+                  {"trigger", engine::trigger_name(trigger)},
                   {"prune_after", prune_after},
                   {"effective_prune_after", prefix},
                   {"rows", rows}});
@@ -71,6 +83,9 @@ Command add_plan(CLI::App& program) {
   add_count(*app, "--prune-after", state->prune_after, 0, largest_count,
             "Cut a layer that holds more slots than this after a\ntoken has entered "
             "(default: 256)");
+  add_trigger(*app, state->trigger);
+  add_count(*app, "--interval", state->interval, 1, largest_count,
+            "every: tokens between two cuts");
   add_keep_ratio(*app, state->keep_ratios, true, "Shares of the slots that a cut keeps")
       ->group("Options")
       ->required();

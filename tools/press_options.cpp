@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <limits>
 
 #include "engine/error.hpp"
 #include "tools/options.hpp"
@@ -64,44 +65,131 @@ CLI::Option* add_keep_ratio(CLI::App& app, std::vector<std::string>& ratios, boo
       ->group(press_group);
 }
 
+namespace {
+
+/// An option with one of the names of an enumeration.
+template <class Enum>
+CLI::Option* add_name(CLI::App& app, const std::string& name, Enum& value,
+                      Enum (*parse)(std::string_view), const std::string& help) {
+  return app
+      .add_option_function<std::string>(
+          name,
+          [&value, parse](const std::string& text) {
+            try {
+              value = parse(text);
+            } catch (const engine::Error& error) {
+              throw UsageError(error.what());
+            }
+          },
+          help)
+      ->type_name("NAME");
+}
+
+}  // namespace
+
+CLI::Option* add_trigger(CLI::App& app, engine::Trigger& trigger) {
+  return add_name(app, "--trigger", trigger, engine::parse_trigger,
+                  "When a layer is cut: exceeds, reaches, after-prompt,\nevery (default: exceeds)");
+}
+
 void PressOptions::add_to(CLI::App& app, bool many) {
+  many_ = many;
   add_keep_ratio(
       app, keep_ratios, many,
       many ? "Shares of the slots that a cut keeps\n(default: 1,0.9,0.5,0.1; 1 cuts nothing)"
-           : "Cut the cache by key norm; R is the share of the slots\nthat a cut keeps");
+           : "Cut the cache; R is the share of the slots that a cut\nkeeps");
+  add_count(app, "--keep-slots", keep_slots, 1, largest_count,
+            "Instead of a share: a cut keeps this many slots")
+      ->group(press_group);
   dependent_ = {
+      add_name(app, "--score", score, engine::parse_score,
+               "What is kept: knorm, knorm-high, knorm-rot,\nknorm-pass, knorm-centered, vnorm, "
+               "vk-ratio, recent,\nkeydiff, random, random-fresh (default: knorm)"),
+      add_trigger(app, trigger),
       add_count(app, "--prune-after", prune_after, 0, largest_count,
-                "Cut a layer that holds more slots than this after a\ntoken has entered "
-                "(default: 256)"),
+                "exceeds: cut a layer that holds more slots than this\nafter a token has entered; "
+                "reaches: as many, before one\nenters (default: 256)"),
+      add_count(app, "--interval", interval, 1, largest_count, "every: tokens between two cuts"),
+      add_count(app, "--sinks", sinks, 0, largest_count,
+                "First slots that are always kept (default: 0)"),
+      add_count(app, "--recent", recent, 0, largest_count,
+                "Last slots that are always kept (default: 0)"),
+      add_name(app, "--positions", positions, engine::parse_positions,
+               "After a cut: original, rerotate, cache-length\n(default: original)"),
       app.add_option_function<std::string>(
              "--skip-layers", [this](const std::string& text) { skip_layers = parse_layers(text); },
              "Layers that are never cut, such as 0,1, or none\n(default: 0)")
           ->type_name("N,N,..."),
+      add_count(app, "--press-seed", seed, 0, std::numeric_limits<std::uint64_t>::max(),
+                "Seed of the random scores (default: 0)"),
       app.add_flag("--allow-no-cuts", allow_no_cuts,
                    "Exit with 0 instead of 3 when nothing was cut")};
   for (CLI::Option* option : dependent_) option->group(press_group);
 }
 
 void PressOptions::check_usage() const {
-  if (!keep_ratios.empty()) return;
-  for (const CLI::Option* option : dependent_) {
-    if (option->count() > 0) throw UsageError(option->get_name() + ": needs --keep-ratio");
+  if (!keep_ratios.empty() && keep_slots > 0) {
+    throw UsageError("--keep-slots: excludes --keep-ratio");
   }
-}
-
-const std::vector<std::size_t>& PressOptions::skipped(const engine::Config& config) const {
-  for (const std::size_t layer : skip_layers) {
-    if (layer >= config.layers) {
-      throw engine::Error("--skip-layers", "no such layer",
-                          "0 to " + std::to_string(config.layers - 1), std::to_string(layer));
+  if (interval > 0 && trigger != engine::Trigger::every) {
+    throw UsageError("--interval: needs --trigger every");
+  }
+  if (interval == 0 && trigger == engine::Trigger::every) {
+    throw UsageError("--trigger every: needs --interval");
+  }
+  // A list has a default.
+  if (many_ || given()) return;
+  for (const CLI::Option* option : dependent_) {
+    if (option->count() > 0) {
+      throw UsageError(option->get_name() + ": needs --keep-ratio or --keep-slots");
     }
   }
-  return skip_layers;
 }
 
-std::optional<engine::Press> PressOptions::make(const engine::Config& config) const {
-  if (keep_ratios.empty()) return std::nullopt;
-  return engine::Press{engine::KeepRatio::parse(keep_ratios.front()), prune_after, skipped(config)};
+std::vector<std::pair<std::string, engine::Press>> PressOptions::make(
+    const engine::Config& config) const {
+  engine::Press press;
+  press.score = score;
+  press.trigger = trigger;
+  press.prune_after = prune_after;
+  press.interval = interval;
+  press.sinks = sinks;
+  press.recent = recent;
+  press.positions = positions;
+  press.skip_layers = skip_layers;
+  press.seed = seed;
+  press.check(config.layers, config.rotary_dims);
+  std::vector<std::pair<std::string, engine::Press>> presses;
+  for (const std::string& ratio : keep_ratios) {
+    press.keep_ratio = engine::KeepRatio::parse(ratio);
+    if (!press.keep_ratio.keeps_all()) presses.emplace_back(ratio, press);
+  }
+  if (keep_slots > 0) {
+    press.slots = keep_slots;
+    presses.emplace_back(std::to_string(keep_slots) + " slots", press);
+  }
+  return presses;
+}
+
+std::string PressOptions::text() const {
+  std::string layers;
+  for (const std::size_t layer : skip_layers) {
+    layers += (layers.empty() ? "" : ",") + std::to_string(layer);
+  }
+  std::string all = "score " + std::string(engine::score_name(score)) + ", trigger " +
+                    std::string(engine::trigger_name(trigger));
+  if (interval > 0) all += " " + std::to_string(interval);
+  all += ", prune_after " + std::to_string(prune_after) + ", skip layers " +
+         (layers.empty() ? "none" : layers);
+  if (sinks > 0) all += ", sinks " + std::to_string(sinks);
+  if (recent > 0) all += ", recent " + std::to_string(recent);
+  if (positions != engine::Positions::original) {
+    all += ", positions " + std::string(engine::positions_name(positions));
+  }
+  if (score == engine::Score::random || score == engine::Score::random_fresh) {
+    all += ", seed " + std::to_string(seed);
+  }
+  return all;
 }
 
 }  // namespace neoxref::tools

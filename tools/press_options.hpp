@@ -4,6 +4,7 @@
 #include <CLI/CLI.hpp>
 #include <optional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "engine/config.hpp"
@@ -15,24 +16,38 @@ namespace neoxref::tools {
 CLI::Option* add_keep_ratio(CLI::App& app, std::vector<std::string>& ratios, bool many,
                             const std::string& help);
 
-/// --keep-ratio --prune-after --skip-layers --allow-no-cuts
+/// --trigger
+CLI::Option* add_trigger(CLI::App& app, engine::Trigger& trigger);
+
+/// The options of a press: score x budget x trigger x protection, and positions.
 struct PressOptions {
   std::vector<std::string> keep_ratios;
+  std::size_t keep_slots = 0;  ///< 0: not given
+  engine::Score score = engine::Score::knorm;
+  engine::Trigger trigger = engine::Trigger::exceeds;
   std::size_t prune_after = 256;
+  std::size_t interval = 0;
+  std::size_t sinks = 0;
+  std::size_t recent = 0;
+  engine::Positions positions = engine::Positions::original;
   std::vector<std::size_t> skip_layers = {0};
+  std::uint64_t seed = 0;
   bool allow_no_cuts = false;
 
   /// many: --keep-ratio takes a list.
   void add_to(CLI::App& app, bool many);
-  /// Usage error when one of the others was given without --keep-ratio.
+  /// Usage error when another option was given without a budget, or two budgets that exclude each
+  /// other.
   void check_usage() const;
-  /// Layers that are never cut. Errors: Error when the model has no such layer.
-  const std::vector<std::size_t>& skipped(const engine::Config& config) const;
-  /// The press, or none when no keep_ratio was given. Errors: Error.
-  std::optional<engine::Press> make(const engine::Config& config) const;
+  bool given() const { return !keep_ratios.empty() || keep_slots > 0; }
+  /// The presses, one per budget that cuts, with a label each. Errors: as Press::check.
+  std::vector<std::pair<std::string, engine::Press>> make(const engine::Config& config) const;
+  /// Everything but the budget, for people: "score knorm, trigger exceeds, ...".
+  std::string text() const;
 
 private:
   std::vector<CLI::Option*> dependent_;
+  bool many_ = false;
 };
 
 }  // namespace neoxref::tools

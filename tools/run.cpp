@@ -181,15 +181,21 @@ Exit RunCommand::operator()() {
   result.prompt = prompt ? encode_some(tokenizer, *prompt, "--prompt")
                          : encode_some(tokenizer, read_file(*file), *file);
   const std::size_t context = model.config().max_positions;
-  if (result.prompt.size() > context) {
+  const auto presses = press.make(model.config());
+  const std::optional<engine::Press> rule =
+      presses.empty() ? std::nullopt : std::optional(presses.front().second);
+  // Renumbered slots never run out of positions.
+  const bool endless = rule && rule->positions == engine::Positions::rerotate;
+  if (!endless && result.prompt.size() > context) {
     throw engine::Error("prompt", "longer than the context of the model",
                         "at most " + std::to_string(context) + " tokens",
                         std::to_string(result.prompt.size()));
   }
   // The last new token need not enter the cache.
-  const std::size_t limit = std::min<std::size_t>(max_new, context - result.prompt.size() + 1);
-  engine::Sequence sequence = model.sequence(std::min(context, result.prompt.size() + limit));
-  sequence.press = press.make(model.config());
+  const std::size_t limit =
+      endless ? max_new : std::min<std::size_t>(max_new, context - result.prompt.size() + 1);
+  engine::Sequence sequence =
+      model.sequence(std::min<std::size_t>(context, result.prompt.size() + limit), rule);
   engine::Sampler sampler({static_cast<float>(temperature), top_k, top_p, seed}, model.kernels());
   engine::StreamDecoder decoder(tokenizer);
   StopFilter filter(stops);
@@ -211,6 +217,7 @@ Exit RunCommand::operator()() {
     if (!model.forward({&step, 1})) {
       throw engine::Error("run", engine::describe(*step.failure));
     }
+    if (result.generated.empty()) sequence.end_prompt();
     digest.add(logits);
     const std::int32_t token = sampler.draw(logits, sequence.position);
     const auto now = Clock::now();
@@ -243,7 +250,7 @@ Exit RunCommand::operator()() {
   result.digest = digest.hex();
   if (common.json) {
     Json whole = document(model, result);
-    if (sequence.press) add_cuts(whole, sequence);
+    if (press.given()) add_cuts(whole, sequence);
     print_json(whole);
   } else {
     print("\n");
@@ -269,14 +276,12 @@ Json RunCommand::document(const engine::Model& model, const Result& result) cons
 }
 
 Exit RunCommand::warn_of_missing_cuts(const engine::Sequence& sequence) const {
-  if (!sequence.press || sequence.press->keep_ratio.keeps_all()) return Exit::ok;
-  const bool shortened = std::any_of(sequence.cuts.begin(), sequence.cuts.end(),
-                                     [](const engine::Cut& cut) { return cut.after < cut.before; });
-  if (shortened) return Exit::ok;
+  if (!sequence.press() || !sequence.cuts.empty()) return Exit::ok;
+  const engine::Press& rule = *sequence.press();
   say(fmt::format(
-      "neoxref: keep_ratio {}: nothing was cut ({} tokens entered, prune_after {}); this run "
-      "shows no compression\n",
-      sequence.press->keep_ratio.text(), sequence.position, sequence.press->prune_after));
+      "neoxref: keep {}: nothing was cut ({} tokens entered; {}); this run shows no compression\n",
+      rule.slots > 0 ? std::to_string(rule.slots) + " slots" : rule.keep_ratio.text(),
+      sequence.position, press.text()));
   return press.allow_no_cuts ? Exit::ok : Exit::not_cut;
 }
 

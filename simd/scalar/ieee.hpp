@@ -5,6 +5,7 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 /// The operations of the contract in portable C++: no intrinsics, no libm.
 namespace neoxref::simd::scalar {
@@ -36,6 +37,11 @@ inline float fma(float a, float b, float c) {
 #endif
 }
 
+/// Only the oracle in binary64 computes with this; no result of the contract does.
+inline double fma(double a, double b, double c) {
+  return __builtin_fma(a, b, c);
+}
+
 inline float square_root(float x) {
   return std::sqrt(x);
 }
@@ -58,13 +64,14 @@ inline float widen_bf16(std::uint16_t b) {
 }
 
 /// The contract's dot: blocks of 64 anchored at 0, fma ascending from +0, sums added in order.
-/// a, b are called with the index and give binary32 values.
+/// a, b are called with the index and give binary32 values (binary64 ones in that oracle).
 template <class A, class B>
-float dot(std::size_t length, A a, B b) {
-  float total = 0.0f;
+auto dot(std::size_t length, A a, B b) {
+  using Real = std::decay_t<decltype(a(std::size_t{}))>;
+  Real total = 0;
   for (std::size_t start = 0; start < length; start += 64) {
     const std::size_t end = length - start < 64 ? length : start + 64;
-    float sum = 0.0f;
+    Real sum = 0;
     for (std::size_t k = start; k < end; ++k) sum = fma(a(k), b(k), sum);
     total = total + sum;
   }

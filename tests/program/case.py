@@ -16,6 +16,7 @@ TEXTS = ROOT / "datasets" / "texts"
 MALFORMED = ROOT / "tests" / "fixtures" / "malformed"
 PROGRAM = []  # the path, set by program_test.py
 COMMANDS = ("run", "eval", "plan", "verify", "logits", "tokenize", "inspect")
+SECONDS = 50 * (10 if "NEOXREF_SLOW_MACHINE" in os.environ else 1)
 PROMPT = "The old man looked at the sea and"
 
 
@@ -71,7 +72,7 @@ class Case(unittest.TestCase):
         if input is not None:
             options["stdin"] = subprocess.PIPE
         with self.start(*arguments, **options) as process:
-            out, err = process.communicate(input, timeout=50)
+            out, err = process.communicate(input, timeout=SECONDS)
         return process.returncode, out, err
 
     def ok(self, *arguments, status=0, **options):

@@ -67,10 +67,21 @@ class Eval(Case):
             self.assertEqual(len(lines), 2)
             for line, text in zip(lines, rows[1]["texts"]):
                 self.assertIn("nothing was cut in " + text["text"], line)
-                self.assertIn("keep_ratio " + extra[1], line)
+                self.assertIn("keep " + extra[1], line)
             self.ok(*arguments, "--allow-no-cuts")
         rows = self.document(*options)["rows"]
         self.assertEqual(rows[1]["texts"][0]["effective_prune_after"], 150)
+
+    def test_triggers_and_slots(self):
+        reaches = self.document("eval", "mini", "--trigger", "reaches", "--keep-ratio", "0.7")
+        text = reaches["rows"][1]["texts"][0]
+        self.assertEqual([text["cuts"], text["tokens_scored"]], [[0] + [11] * 5, 767])
+        slots = self.document("eval", "mini", "--keep-slots", "64", "--score", "recent",
+                              "--sinks", "4", "--max-tokens", "300", "--prune-after", "100")
+        row = slots["rows"][1]
+        self.assertEqual([row["keep_slots"], row["keep_ratio"], row["press"], row["sinks"]],
+                         [64, None, "recent", 4])
+        self.assertTrue(all(row["texts"][0]["cuts"][1:]))
 
     def test_prune_after_zero(self):
         row = self.document("eval", "mini", "--max-tokens", "100", "--prune-after", "0",
@@ -112,7 +123,7 @@ class Eval(Case):
 
     def test_errors(self):
         self.fails(4, ["max_tokens", "1025", "found 1026"], "eval", "mini", "--max-tokens", "1026")
-        self.fails(4, ["--skip-layers", "0 to 5", "found 9"], "eval", "mini", "--skip-layers", "9")
+        self.fails(4, ["skip_layers", "0 to 5", "found 9"], "eval", "mini", "--skip-layers", "9")
         self.fails(4, ["nowhere.txt"], "eval", "mini", "--text", self.folder / "nowhere.txt")
         self.fails(4, [str(self.folder)], "eval", "mini", "--text", self.folder)
         broken = self.folder / "broken.txt"

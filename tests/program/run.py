@@ -130,8 +130,38 @@ class Run(Case):
         self.assertEqual(json.loads(out)["cuts"], [0] * 6)
         self.assertRegex(err.decode(), r"\Aneoxref: .*0\.5.*nothing was cut.*2000.*\n\Z")
         self.generate(*options, "--allow-no-cuts")
-        self.fails(4, ["--skip-layers", "0 to 5", "found 9"], "run", "mini", "--prompt", "a",
+        self.fails(4, ["skip_layers", "0 to 5", "found 9"], "run", "mini", "--prompt", "a",
                    "--keep-ratio", "0.5", "--skip-layers", "9")
+
+    def test_presses(self):
+        plain = self.generate("--max-new", "40")
+        seen = {plain["digest"]}
+        for options in (("--score", "knorm"), ("--score", "knorm-high"), ("--score", "keydiff"),
+                        ("--score", "recent", "--sinks", "4"), ("--score", "random"),
+                        ("--score", "random-fresh"), ("--score", "vk-ratio", "--recent", "6"),
+                        ("--trigger", "every", "--interval", "7"), ("--trigger", "after-prompt"),
+                        ("--positions", "cache-length")):
+            found = self.generate("--max-new", "40", "--keep-ratio", "0.5", "--prune-after", "12",
+                                  *options)
+            self.assertGreater(found["cuts"][1], 0, options)
+            seen.add(found["digest"])
+        self.assertGreater(len(seen), 8)
+        fixed = self.generate("--max-new", "40", "--keep-slots", "9", "--prune-after", "12")
+        self.assertLessEqual(max(fixed["lengths"][1:]), 12)
+        endless = self.generate("--max-new", "1200", "--keep-ratio", "0.5", "--prune-after", "100",
+                                "--sinks", "4", "--recent", "16", "--positions", "rerotate",
+                                "--skip-layers", "none", "--ignore-eos")
+        self.assertEqual([len(endless["tokens"]), endless["finish"]], [1200, "max_new"])
+        self.assertLessEqual(max(endless["lengths"]), 100)
+
+    def test_press_errors(self):
+        def wrong(status, needles, *options):
+            self.fails(status, needles, "run", "mini", "--prompt", "a", *options)
+        wrong(2, ["score", "knorm-high", "found norm"], "--keep-ratio", "0.5", "--score", "norm")
+        wrong(2, ["--keep-slots", "--keep-ratio"], "--keep-ratio", "0.5", "--keep-slots", "5")
+        wrong(2, ["--interval"], "--keep-ratio", "0.5", "--trigger", "every")
+        wrong(2, ["--sinks", "needs"], "--sinks", "5")
+        wrong(4, ["rerotate", "skip_layers"], "--keep-ratio", "0.5", "--positions", "rerotate")
 
     def test_bits_do_not_depend_on_the_machine_part(self):
         seen = {}

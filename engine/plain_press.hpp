@@ -1,0 +1,43 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "engine/press.hpp"
+
+namespace neoxref::engine {
+
+/// One head's cache as the oracle keeps it: a vector a slot, in time order.
+template <class Real>
+struct PlainHead {
+  std::vector<std::vector<Real>> keys;  ///< after rotary
+  std::vector<std::vector<Real>> raw;   ///< the rotary dims before they turned
+  std::vector<std::vector<Real>> values;
+  std::vector<Real> norms;
+  std::vector<std::int32_t> positions;
+};
+
+/// Where a head stands, for scores that depend on it.
+template <class Real>
+struct PlainPlace {
+  std::size_t layer;
+  std::size_t head;
+  std::size_t rotary_dims;
+  std::vector<Real> key_bias;  ///< [head_dim]; empty where there is none
+  std::size_t cuts;            ///< that this layer has had
+};
+
+/// The definitions of docs/presses.md as plain code, written apart from selection.cpp, which is held
+/// to it slot for slot: the slots that a cut keeps, ascending.
+template <class Real>
+std::vector<std::size_t> kept_slots(const Press& press, const PlainHead<Real>& head,
+                                    const PlainPlace<Real>& place);
+
+extern template std::vector<std::size_t> kept_slots(const Press&, const PlainHead<float>&,
+                                                    const PlainPlace<float>&);
+extern template std::vector<std::size_t> kept_slots(const Press&, const PlainHead<double>&,
+                                                    const PlainPlace<double>&);
+
+}  // namespace neoxref::engine

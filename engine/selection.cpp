@@ -1,0 +1,141 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "engine/selection.hpp"
+
+#include <algorithm>
+#include <bit>
+#include <cmath>
+
+#include "engine/sampler.hpp"
+#include "simd/scalar/ieee.hpp"
+
+namespace neoxref::engine {
+namespace {
+
+/// Maps floats to integers that order as they do, -0 below +0.
+std::uint32_t ordered(float x) {
+  const auto bits = std::bit_cast<std::uint32_t>(x);
+  return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
+}
+
+/// The contract's norm, sqrt(dot(x, x)), of the components [first, last).
+template <class Component>
+float norm(std::size_t first, std::size_t last, Component component) {
+  const auto x = [&](std::size_t i) { return component(first + i); };
+  return simd::scalar::square_root(simd::scalar::dot(last - first, x, x));
+}
+
+float drawn(const Press& press, const Scored& head, std::int32_t position, std::uint32_t cut) {
+  const auto low = [](std::size_t x) { return static_cast<std::uint32_t>(x); };
+  const std::uint32_t word =
+      philox({static_cast<std::uint32_t>(position), low(head.layer), low(head.head), cut},
+             {low(press.seed), low(press.seed >> 32)})[0];
+  // 24 bits: every value is a binary32 number.
+  return static_cast<float>(word >> 8) * 0x1p-24f;
+}
+
+}  // namespace
+
+void score_slots(const Press& press, const Scored& head, double* work, float* scores) {
+  const KvCache& cache = *head.cache;
+  const std::size_t head_dim = cache.shape().head_dim;
+  const float* norms = cache.norms(head.layer, head.head);
+  const float* panels = cache.keys(head.layer, head.head);
+  const float* values = cache.values(head.layer, head.head);
+  const std::int32_t* positions = cache.positions(head.layer, head.head);
+  const auto key = [&](std::size_t slot, std::size_t d) {
+    return panels[(slot / simd::lanes * head_dim + d) * simd::lanes + slot % simd::lanes];
+  };
+  if (press.score == Score::keydiff) {
+    // The anchor is the mean direction up to a positive factor, which ranks alike.
+    std::fill(work, work + head_dim, 0.0);
+    for (std::size_t slot = 0; slot < head.slots; ++slot) {
+      if (norms[slot] == 0.0f) continue;
+      for (std::size_t d = 0; d < head_dim; ++d) {
+        work[d] += static_cast<double>(key(slot, d)) / static_cast<double>(norms[slot]);
+      }
+    }
+  }
+  for (std::size_t slot = 0; slot < head.slots; ++slot) {
+    const auto whole = [&](std::size_t d) { return key(slot, d); };
+    const auto value = [&](std::size_t d) { return values[slot * cache.value_stride() + d]; };
+    float score = 0.0f;
+    switch (press.score) {
+      case Score::knorm:
+        score = -norms[slot];
+        break;
+      case Score::knorm_high:
+        score = norms[slot];
+        break;
+      case Score::knorm_rot:
+        score = -norm(0, head.rotary_dims, whole);
+        break;
+      case Score::knorm_pass:
+        score = -norm(head.rotary_dims, head_dim, whole);
+        break;
+      case Score::knorm_centered:
+        score = -norm(0, head_dim, [&](std::size_t d) {
+          const bool shifted = head.key_bias != nullptr && d >= head.rotary_dims;
+          return shifted ? key(slot, d) - head.key_bias[d] : key(slot, d);
+        });
+        break;
+      case Score::vnorm:
+        score = norm(0, head_dim, value);
+        break;
+      case Score::vk_ratio: {
+        const float length = norm(0, head_dim, value);
+        score = length == 0.0f ? 0.0f : length / norms[slot];
+        break;
+      }
+      case Score::recent:
+        score = static_cast<float>(slot);
+        break;
+      case Score::keydiff: {
+        double product = 0.0;
+        for (std::size_t d = 0; d < head_dim; ++d) {
+          product += static_cast<double>(key(slot, d)) * work[d];
+        }
+        const auto length = static_cast<double>(norms[slot]);
+        score = length == 0.0 ? 0.0f : static_cast<float>(-(product / length));
+        break;
+      }
+      case Score::random:
+        score = drawn(press, head, positions[slot], 0);
+        break;
+      case Score::random_fresh:
+        score = drawn(press, head, positions[slot], static_cast<std::uint32_t>(head.cuts) + 1);
+        break;
+    }
+    // A sum with +0 turns -0 into +0, so that the two tie.
+    scores[slot] = score + 0.0f;
+  }
+}
+
+void select_highest(const float* scores, std::size_t slots, std::size_t keep, std::size_t sinks,
+                    std::size_t recent, std::uint64_t* ranking, std::uint32_t* kept) {
+  if (sinks + recent >= slots || keep >= slots) {
+    sinks = slots;
+    recent = 0;
+  }
+  const std::size_t last = slots - recent;
+  std::size_t count = 0;
+  for (std::size_t slot = 0; slot < std::min(sinks, keep); ++slot) {
+    kept[count++] = static_cast<std::uint32_t>(slot);
+  }
+  const std::size_t wanted = keep - count - std::min(recent, keep - count);
+  if (wanted > 0) {
+    // Lower is better here: the score upside down, and below it the slot, which breaks ties.
+    std::uint64_t* end = ranking;
+    for (std::size_t slot = sinks; slot < last; ++slot) {
+      *end++ = (static_cast<std::uint64_t>(~ordered(scores[slot])) << 32) |
+               static_cast<std::uint64_t>(slot);
+    }
+    std::nth_element(ranking, ranking + wanted, end);
+    for (std::size_t i = 0; i < wanted; ++i) kept[count++] = static_cast<std::uint32_t>(ranking[i]);
+    std::sort(kept + count - wanted, kept + count);
+  }
+  for (std::size_t slot = last; slot < slots && count < keep; ++slot) {
+    kept[count++] = static_cast<std::uint32_t>(slot);
+  }
+}
+
+}  // namespace neoxref::engine

@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "engine/kv_cache.hpp"
+#include "engine/press.hpp"
+
+namespace neoxref::engine {
+
+/// What a score may look at: one head at a cut.
+struct Scored {
+  const KvCache* cache;
+  std::size_t layer;
+  std::size_t head;
+  std::size_t slots;
+  std::size_t rotary_dims;
+  const float* key_bias;  ///< [head_dim]; null where the model has none
+  std::size_t cuts;       ///< that this layer has had
+};
+
+/// scores [slots]: higher is kept. knorm reads the stored norms; nothing else is cached.
+/// work   [head_dim] doubles.
+void score_slots(const Press& press, const Scored& head, double* work, float* scores);
+
+/// The slots to keep, ascending: the first `sinks` and the last `recent`, then those of the highest
+/// score among the others, ties to the lower slot, `keep` in all.
+/// scores [slots], none is NaN; ranking, kept: room for `slots`. sinks + recent <= keep <= slots,
+/// or keep = slots.
+void select_highest(const float* scores, std::size_t slots, std::size_t keep, std::size_t sinks,
+                    std::size_t recent, std::uint64_t* ranking, std::uint32_t* kept);
+
+}  // namespace neoxref::engine
