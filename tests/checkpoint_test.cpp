@@ -17,34 +17,15 @@
 #include <vector>
 
 #include "engine/error.hpp"
+#include "tests/folder.hpp"
 
 namespace {
 
 using namespace neoxref::engine;
 namespace fs = std::filesystem;
+using neoxref::tests::source_dir;
+using neoxref::tests::TemporaryFolder;
 using nlohmann::json;
-
-fs::path source_root() {
-  const char* root = std::getenv("NEOXREF_SOURCE_DIR");
-  BOOST_REQUIRE_MESSAGE(root != nullptr, "NEOXREF_SOURCE_DIR is not set");
-  return root;
-}
-
-class TemporaryFolder {
-public:
-  TemporaryFolder() {
-    std::string name = (fs::temp_directory_path() / "checkpoint_test_XXXXXX").native();
-    BOOST_REQUIRE(::mkdtemp(name.data()) != nullptr);
-    path_ = name;
-  }
-  ~TemporaryFolder() { fs::remove_all(path_); }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  const fs::path& path() const { return path_; }
-
-private:
-  fs::path path_;
-};
 
 void write_text(const fs::path& path, const std::string& text) {
   fs::create_directories(path.parent_path());
@@ -186,14 +167,14 @@ BOOST_AUTO_TEST_CASE(required_tensors_are_the_list_written_by_hand) {
 }
 
 BOOST_AUTO_TEST_CASE(the_embedded_default_opens_and_is_finite) {
-  const Checkpoint checkpoint = Checkpoint::open(source_root() / "datasets" / "mini");
+  const Checkpoint checkpoint = Checkpoint::open(source_dir() / "datasets" / "mini");
   const auto specs = required_tensors(checkpoint.config());
   BOOST_CHECK_EQUAL(specs.size(), 76U);
   for (const TensorSpec& spec : specs) check_finite(checkpoint.tensor(spec.name));
 }
 
 BOOST_AUTO_TEST_CASE(a_foreign_checkpoint) {
-  const fs::path data = source_root() / ".." / "shared" / "data" / "models" / "tiny_gptneox";
+  const fs::path data = source_dir() / ".." / "shared" / "data" / "models" / "tiny_gptneox";
   if (!fs::exists(data)) {
     std::cout << "SKIP a_foreign_checkpoint: the optional data is not there\n";
     return;

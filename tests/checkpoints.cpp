@@ -1,10 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tests/checkpoints.hpp"
 
-#include <unistd.h>
-
 #include <bit>
-#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <nlohmann/json.hpp>
@@ -13,23 +10,6 @@
 namespace neoxref::tests {
 
 using Json = nlohmann::ordered_json;
-
-std::filesystem::path source_dir() {
-  const char* folder = std::getenv("NEOXREF_SOURCE_DIR");
-  if (folder == nullptr) throw std::runtime_error("NEOXREF_SOURCE_DIR is not set");
-  return folder;
-}
-
-TemporaryFolder::TemporaryFolder() {
-  std::string name = (std::filesystem::temp_directory_path() / "neoxref-XXXXXX").string();
-  if (mkdtemp(name.data()) == nullptr) throw std::runtime_error("no temporary folder");
-  path_ = name;
-}
-
-TemporaryFolder::~TemporaryFolder() {
-  std::error_code ignored;
-  std::filesystem::remove_all(path_, ignored);
-}
 
 std::uint64_t Numbers::next() {
   // splitmix64

@@ -9,24 +9,9 @@
 
 #include "engine/checkpoint.hpp"
 #include "simd/kernels.hpp"
+#include "tests/folder.hpp"
 
 namespace neoxref::tests {
-
-/// Root of the checkout, from NEOXREF_SOURCE_DIR. Throws when it is not set.
-std::filesystem::path source_dir();
-
-/// A folder of its own that goes away with the object.
-class TemporaryFolder {
-public:
-  TemporaryFolder();
-  ~TemporaryFolder();
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  const std::filesystem::path& path() const { return path_; }
-
-private:
-  std::filesystem::path path_;
-};
 
 /// Numbers that are the same on every machine.
 class Numbers {

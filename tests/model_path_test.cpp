@@ -12,33 +12,14 @@
 #include <vector>
 
 #include "engine/error.hpp"
+#include "tests/folder.hpp"
 
 namespace {
 
 using namespace neoxref::engine;
 namespace fs = std::filesystem;
-
-fs::path source_root() {
-  const char* root = std::getenv("NEOXREF_SOURCE_DIR");
-  BOOST_REQUIRE_MESSAGE(root != nullptr, "NEOXREF_SOURCE_DIR is not set");
-  return root;
-}
-
-class TemporaryFolder {
-public:
-  TemporaryFolder() {
-    std::string name = (fs::temp_directory_path() / "model_path_test_XXXXXX").native();
-    BOOST_REQUIRE(::mkdtemp(name.data()) != nullptr);
-    path_ = name;
-  }
-  ~TemporaryFolder() { fs::remove_all(path_); }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  const fs::path& path() const { return path_; }
-
-private:
-  fs::path path_;
-};
+using neoxref::tests::source_dir;
+using neoxref::tests::TemporaryFolder;
 
 void write_text(const fs::path& path, const std::string& text) {
   fs::create_directories(path.parent_path());
@@ -99,8 +80,8 @@ BOOST_AUTO_TEST_CASE(model_names_that_are_folders_or_the_embedded_default) {
         refusal([&] { resolve_model(name); }).find("there is no such model") != std::string::npos,
         name << " -> " << refusal([&] { resolve_model(name); }));
   }
-  set_environment("NEOXREF_DATA_DIR", (source_root() / "datasets").native());
-  BOOST_CHECK_EQUAL(resolve_model("mini"), source_root() / "datasets" / "mini");
+  set_environment("NEOXREF_DATA_DIR", (source_dir() / "datasets").native());
+  BOOST_CHECK_EQUAL(resolve_model("mini"), source_dir() / "datasets" / "mini");
   // A place that was named is not silently exchanged for another.
   set_environment("NEOXREF_DATA_DIR", folder.path().native());
   const std::string message = refusal([] { resolve_model("mini"); });

@@ -18,34 +18,19 @@
 
 #include "engine/error.hpp"
 #include "engine/json.hpp"
+#include "tests/folder.hpp"
 
 namespace {
 
 using namespace neoxref::engine;
 namespace fs = std::filesystem;
+using neoxref::tests::source_dir;
+using neoxref::tests::TemporaryFolder;
 using Bytes = std::vector<std::byte>;
 
 fs::path fixtures() {
-  const char* root = std::getenv("NEOXREF_SOURCE_DIR");
-  BOOST_REQUIRE_MESSAGE(root != nullptr, "NEOXREF_SOURCE_DIR is not set");
-  return fs::path(root) / "tests" / "fixtures" / "malformed";
+  return source_dir() / "tests" / "fixtures" / "malformed";
 }
-
-class TemporaryFolder {
-public:
-  TemporaryFolder() {
-    std::string name = (fs::temp_directory_path() / "safetensors_test_XXXXXX").native();
-    BOOST_REQUIRE(::mkdtemp(name.data()) != nullptr);
-    path_ = name;
-  }
-  ~TemporaryFolder() { fs::remove_all(path_); }
-  TemporaryFolder(const TemporaryFolder&) = delete;
-  TemporaryFolder& operator=(const TemporaryFolder&) = delete;
-  const fs::path& path() const { return path_; }
-
-private:
-  fs::path path_;
-};
 
 Bytes file_of(std::string_view header, std::size_t data_bytes = 0) {
   Bytes bytes(8 + header.size() + data_bytes);
