@@ -52,6 +52,15 @@ void Model::check(std::span<const Step> steps) const {
   for (std::size_t index = 0; index < steps.size(); ++index) {
     const Step& step = steps[index];
     const std::string where = steps.size() == 1 ? "tokens" : "step " + std::to_string(index);
+    if (step.sequence == nullptr || (step.rows != LogitRows::none && step.logits == nullptr)) {
+      throw Error(where, "a step needs a sequence, and room for the logits that it asks for");
+    }
+    const CacheShape& shape = step.sequence->cache.shape();
+    const bool fits = shape.layers == config().layers && shape.heads == config().heads &&
+                      shape.head_dim == config().head_dim;
+    if (!fits || (step.sequence->press() && step.sequence->rotary_dims() != config().rotary_dims)) {
+      throw Error(where, "the sequence was made for a model of another shape");
+    }
     if (step.tokens.empty()) throw Error(where, "no tokens");
     for (const Step& other : steps.first(index)) {
       if (other.sequence == step.sequence) throw Error(where, "the same sequence twice in a batch");
@@ -67,19 +76,18 @@ void Model::check(std::span<const Step> steps) const {
       }
     }
     const Sequence& sequence = *step.sequence;
-    std::size_t most = 0;
+    const bool original = !sequence.press() || sequence.press()->positions == Positions::original;
+    // Keys turn by positions in the text, or by slots of a layer that is cut.
+    std::size_t positions = original ? sequence.position + step.tokens.size() : 0;
     for (std::size_t layer = 0; layer < config().layers; ++layer) {
       const std::size_t peak = sequence.peak(layer, step.tokens.size());
-      most = std::max(most, peak);
+      if (!original && !sequence.press()->skips(layer)) positions = std::max(positions, peak);
       if (peak > sequence.cache.capacity()) {
         throw Error(where, "the cache is too small",
                     std::to_string(peak) + " slots in layer " + std::to_string(layer),
                     std::to_string(sequence.cache.capacity()));
       }
     }
-    // Keys that are renumbered never turn further than the cache is long.
-    const bool original = !sequence.press() || sequence.press()->positions == Positions::original;
-    const std::size_t positions = original ? sequence.position + step.tokens.size() : most;
     if (positions > config().max_positions) {
       throw Error(where, "longer than the context of the model",
                   "at most " + std::to_string(config().max_positions) + " tokens",

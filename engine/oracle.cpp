@@ -214,7 +214,7 @@ std::size_t Oracle<Real>::rotary_position(std::size_t slot) const {
 
 template <class Real>
 void Oracle<Real>::set_press(const Press& press) {
-  press.check(config_.layers, config_.rotary_dims);
+  press.check(config_.layers, config_.head_dim, config_.rotary_dims);
   press_ = press;
   since_press_ = 0;
 }

@@ -106,7 +106,7 @@ void Team::reserve(std::size_t phases) {
   progress_size_ = phases;
 }
 
-void Team::run(std::span<const Phase> phases, void* context) noexcept {
+void Team::run(std::span<const Phase> phases, void* context) {
   reserve(phases.size());
   for (std::size_t i = 0; i < phases.size(); ++i) {
     progress_[i].ticket.store(0, std::memory_order_relaxed);

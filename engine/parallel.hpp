@@ -44,7 +44,7 @@ public:
   virtual ~Team() = default;
 
   /// Runs the phases in order. Does not allocate in our code once `phases` has been this long.
-  void run(std::span<const Phase> phases, void* context) noexcept;
+  void run(std::span<const Phase> phases, void* context);
 
   virtual Backend backend() const = 0;
   std::size_t threads() const { return threads_; }

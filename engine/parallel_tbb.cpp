@@ -6,6 +6,8 @@
 #include <oneapi/tbb/global_control.h>
 #include <oneapi/tbb/parallel_for.h>
 #include <oneapi/tbb/task_arena.h>
+
+#include <optional>
 #endif
 
 namespace neoxref::engine {
@@ -15,10 +17,10 @@ namespace {
 
 class TbbTeam final : public Team {
 public:
-  explicit TbbTeam(std::size_t threads)
-      : Team(threads),
-        limit_(tbb::global_control::max_allowed_parallelism, threads),
-        arena_(static_cast<int>(threads)) {
+  explicit TbbTeam(std::size_t threads) : Team(threads), arena_(static_cast<int>(threads)) {
+    // The limit is the process's, not ours: it is raised where it is in the way, never lowered.
+    constexpr auto limit = tbb::global_control::max_allowed_parallelism;
+    if (threads > tbb::global_control::active_value(limit)) limit_.emplace(limit, threads);
     arena_.initialize();
   }
   Backend backend() const override { return Backend::tbb; }
@@ -33,7 +35,7 @@ protected:
   }
 
 private:
-  tbb::global_control limit_;
+  std::optional<tbb::global_control> limit_;
   tbb::task_arena arena_;
 };
 

@@ -179,6 +179,11 @@ void Model::Pass::out(Scratch& scratch, Kind kind, std::size_t layer, std::size_
     } else {
       kernels_.add(attn + row * width, x, x, width);
     }
+    // Rows whose logits nobody asks for meet no other check behind the last layer.
+    if (layer + 1 == config_.layers && kind != Kind::attention_out &&
+        !kernels_.all_finite(x, width)) {
+      fail(first_row + row, config_.layers, Operation::final_layer_norm);
+    }
   }
 }
 
@@ -257,7 +262,7 @@ void Model::Pass::work(void* context, std::uint32_t phase, std::uint32_t item,
   }
 }
 
-void Model::Pass::run() noexcept {
+void Model::Pass::run() {
   ++passes_;
   plan();
   for (std::size_t row = 0; row < rows_.size(); ++row) {
@@ -328,7 +333,7 @@ void Model::Pass::cut_item(void* context, std::uint32_t, std::uint32_t item,
   if (press.positions == Positions::rerotate) pass.turn_again(scratch, cache, layer, head);
 }
 
-void Model::Pass::cut(Sequence& sequence, When when) noexcept {
+void Model::Pass::cut(Sequence& sequence, When when) {
   due_layers_.clear();
   for (std::size_t layer = 0; layer < config_.layers; ++layer) {
     const bool due = when == When::before_token ? sequence.layer_due_before_token(layer)
@@ -337,9 +342,7 @@ void Model::Pass::cut(Sequence& sequence, When when) noexcept {
     const std::size_t before = sequence.cache.longest(layer);
     const std::size_t after = sequence.press()->keep(before);
     if (after == before) continue;
-    std::size_t cuts = 0;
-    for (const Cut& cut : sequence.cuts) cuts += cut.layer == layer ? 1 : 0;
-    due_layers_.push_back({layer, cuts});
+    due_layers_.push_back({layer, sequence.cut_counts[layer]++});
     sequence.cuts.push_back({layer, sequence.position - 1, before, after});
   }
   if (due_layers_.empty()) return;

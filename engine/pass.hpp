@@ -41,20 +41,21 @@ public:
 
   Pass(const Config& config, const Weights& weights, const simd::Kernels& kernels, Team& team);
 
-  /// Makes room, so that run and cut do not allocate: for this many steps, and slots in a cache.
+  /// Makes room for this many steps, and slots in a cache. After it run does not allocate in our code,
+  /// and cut only where the log of cuts grows.
   void reserve(std::size_t steps, std::size_t slots);
   void clear();
   void add(Step& step, std::size_t offset, std::size_t count);
   std::span<const Segment> segments() const { return segments_; }
   std::size_t rows() const { return rows_.size(); }
 
-  void run() noexcept;
+  void run();
   /// The first in (token, layer, operation) order.
   std::optional<Failure> failure(const Segment& segment) const;
 
   /// Cuts the layers of the sequence that are due and writes it down.
   enum class When : std::uint8_t { before_token, after_token };
-  void cut(Sequence& sequence, When when) noexcept;
+  void cut(Sequence& sequence, When when);
 
 private:
   enum class Kind : std::uint8_t {

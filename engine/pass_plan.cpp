@@ -64,10 +64,12 @@ Model::Pass::Pass(const Config& config, const Weights& weights, const simd::Kern
   rows_.reserve(max_rows);
   wanted_.reserve(max_rows);
   due_layers_.reserve(config.layers);
-  const std::size_t deepest = std::max(config.hidden, config.intermediate);
+  // A deeper product may need less: blocks of rows get shorter there.
+  const std::size_t product = std::max(simd::product_scratch(most_block_rows, config.hidden),
+                                       simd::product_scratch(most_block_rows, config.intermediate));
   for (Scratch& scratch : scratch_) {
     scratch.normed = Buffer<float>(2 * most_block_rows * config.hidden);
-    scratch.product = Buffer<float>(simd::product_scratch(most_block_rows, deepest));
+    scratch.product = Buffer<float>(product);
     scratch.output =
         Buffer<float>(most_block_rows * std::max(2 * config.hidden, most_logits_width));
     scratch.anchor = Buffer<double>(config.head_dim);

@@ -68,7 +68,7 @@ std::vector<Real> score_all(const Press& press, const PlainHead<Real>& head,
             length(head.values[slot]) == 0 ? Real{0} : length(head.values[slot]) / head.norms[slot];
         break;
       case Score::recent:
-        scores[slot] = static_cast<Real>(head.positions[slot]);
+        scores[slot] = static_cast<Real>(slot);
         break;
       case Score::keydiff: {
         double product = 0.0;

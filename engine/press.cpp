@@ -78,7 +78,12 @@ Positions parse_positions(std::string_view name) {
   return parse<Positions>(positions_names, name, "positions");
 }
 
-void Press::check(std::size_t layers, std::size_t rotary_dims) const {
+void Press::check(std::size_t layers, std::size_t head_dim, std::size_t rotary_dims) const {
+  constexpr std::size_t most = std::size_t{1} << 40;
+  if (sinks > most || recent > most) {
+    throw Error("sinks, recent", "too many slots", "at most 2^40 each",
+                std::to_string(std::max(sinks, recent)));
+  }
   for (const std::size_t layer : skip_layers) {
     if (layer >= layers) {
       throw Error("skip_layers", "no such layer", "0 to " + std::to_string(layers - 1),
@@ -90,6 +95,9 @@ void Press::check(std::size_t layers, std::size_t rotary_dims) const {
   }
   if (score == Score::knorm_rot && rotary_dims == 0) {
     throw Error("score", "knorm-rot has nothing to rank by: no dim of this model rotates");
+  }
+  if (score == Score::knorm_pass && rotary_dims == head_dim) {
+    throw Error("score", "knorm-pass has nothing to rank by: every dim of this model rotates");
   }
   if (positions == Positions::rerotate && !skip_layers.empty()) {
     throw Error(

@@ -86,7 +86,7 @@ struct Press {
   std::uint64_t seed = 0;                      ///< of the random scores
 
   /// Errors: Error for a rule that contradicts itself or a model of this shape.
-  void check(std::size_t layers, std::size_t rotary_dims) const;
+  void check(std::size_t layers, std::size_t head_dim, std::size_t rotary_dims) const;
 
   bool skips(std::size_t layer) const;
   /// True for a press that can cut nothing by its budget.

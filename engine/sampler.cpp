@@ -48,18 +48,22 @@ Sampler::Sampler(const Sampling& sampling, const simd::Kernels& kernels)
 
 std::int32_t Sampler::draw(std::span<const float> logits, std::uint64_t position,
                            std::uint64_t sequence) {
-  if (sampling_.temperature == 0.0f) return static_cast<std::int32_t>(argmax(logits));
   const simd::FloatEnvironment environment;
   return draw_in_contract(logits, position, sequence);
 }
 
 std::int32_t Sampler::draw_in_contract(std::span<const float> logits, std::uint64_t position,
                                        std::uint64_t sequence) {
+  if (sampling_.temperature == 0.0f) return static_cast<std::int32_t>(argmax(logits));
   weights_.resize(logits.size());
   float max = logits[0] / sampling_.temperature;
   for (std::size_t i = 0; i < logits.size(); ++i) {
     weights_[i] = logits[i] / sampling_.temperature;
     max = std::max(max, weights_[i]);
+  }
+  if (max - max != 0.0f) {
+    throw Error("temperature", "so low that logits overflow",
+                "a finite largest logit / temperature", std::to_string(max));
   }
   for (float& weight : weights_) weight = weight - max;
   kernels_.map(simd::Function::exp, weights_.data(), weights_.data(), weights_.size());

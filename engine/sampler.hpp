@@ -32,6 +32,7 @@ public:
   /// Errors: Error for settings out of range.
   Sampler(const Sampling& sampling, const simd::Kernels& kernels);
 
+  /// Errors: Error when a logit divided by the temperature overflows.
   std::int32_t draw(std::span<const float> logits, std::uint64_t position,
                     std::uint64_t sequence = 0);
 

@@ -18,8 +18,10 @@ Sequence Sequence::fork() const {
   Sequence copy(cache.fork());
   copy.position = position;
   copy.cuts = cuts;
+  copy.cut_counts = cut_counts;
   copy.stopped = stopped;
   copy.press_ = press_;
+  copy.rotary_dims_ = rotary_dims_;
   copy.since_press_ = since_press_;
   copy.prompt_ended_ = prompt_ended_;
   copy.considered_ = considered_;
@@ -27,12 +29,20 @@ Sequence Sequence::fork() const {
 }
 
 void Sequence::set_press(const Press& press, std::size_t rotary_dims) {
-  press.check(cache.shape().layers, rotary_dims);
-  if (press.positions == Positions::rerotate && cache.raw_dims() < rotary_dims) {
-    throw Error("positions", "rerotate needs a cache that keeps the unrotated dims",
-                std::to_string(rotary_dims), std::to_string(cache.raw_dims()));
+  press.check(cache.shape().layers, cache.shape().head_dim, rotary_dims);
+  if (press.positions == Positions::rerotate) {
+    if (cache.raw_dims() != rotary_dims) {
+      throw Error("positions", "rerotate needs a cache that keeps the unrotated dims",
+                  std::to_string(rotary_dims), std::to_string(cache.raw_dims()));
+    }
+    for (std::size_t layer = 0; layer < cache.shape().layers; ++layer) {
+      if (cache.longest(layer) == position) continue;
+      throw Error("positions", "rerotate cannot begin in a cache that was cut already",
+                  std::to_string(position) + " slots", std::to_string(cache.longest(layer)));
+    }
   }
   press_ = press;
+  rotary_dims_ = rotary_dims;
   since_press_ = 0;
   considered_ = false;
 }
@@ -51,7 +61,8 @@ std::size_t Sequence::until_cut(const State& state) const {
   const std::size_t limit = press_->prune_after;
   switch (press_->trigger) {
     case Trigger::exceeds:
-      return state.length > limit ? 1 : limit + 1 - state.length;
+      if (state.length > limit) return 1;
+      return limit == never ? never : limit + 1 - state.length;
     case Trigger::reaches:
       return state.length >= limit ? 1 : limit - state.length;
     case Trigger::every:

@@ -24,7 +24,7 @@ public:
   /// capacity in slots per head; raw_dims: rotary dims to keep unrotated, which `rerotate` needs.
   /// Errors: as KvCache.
   Sequence(const CacheShape& shape, std::size_t capacity, std::size_t raw_dims = 0)
-      : cache(shape, capacity, raw_dims) {}
+      : cache(shape, capacity, raw_dims), cut_counts(shape.layers, 0) {}
 
   /// A copy that goes on independently: cache, press, cuts.
   Sequence fork() const;
@@ -32,6 +32,8 @@ public:
   /// From the next token on. Errors: Error for a press that contradicts itself or this sequence.
   void set_press(const Press& press, std::size_t rotary_dims);
   const std::optional<Press>& press() const { return press_; }
+  /// The rotary dims that set_press was told; 0 without a press.
+  std::size_t rotary_dims() const { return rotary_dims_; }
 
   /// Says that the prompt has entered: the trigger `after-prompt` cuts before the next token.
   void end_prompt() { prompt_ended_ = true; }
@@ -56,7 +58,8 @@ public:
   KvCache cache;
   std::size_t position = 0;  ///< tokens that have entered
   std::vector<Cut> cuts;
-  bool stopped = false;  ///< a value was not finite; nothing more can enter
+  std::vector<std::size_t> cut_counts;  ///< of each layer
+  bool stopped = false;                 ///< a value was not finite; nothing more can enter
 
 private:
   explicit Sequence(KvCache forked) : cache(std::move(forked)) {}
@@ -72,6 +75,7 @@ private:
   State state(std::size_t layer) const { return {cache.longest(layer), since_press_}; }
 
   std::optional<Press> press_;
+  std::size_t rotary_dims_ = 0;
   std::size_t since_press_ = 0;  ///< tokens that entered under the press
   bool prompt_ended_ = false;    ///< and the cut that this asks for has not been considered
   bool considered_ = false;      ///< cuts before the next token have been made

@@ -103,6 +103,14 @@ public:
       for (Row& row : rows_) row.texts.push_back(start);
       return;
     }
+    // The first scored token and the last one are compared with logits before they enter, or never do.
+    for (std::size_t i = 0; i < start.tokens; ++i) {
+      const std::int32_t token = text.tokens[i];
+      if (token >= 0 && static_cast<std::size_t>(token) < model_.config().vocab) continue;
+      throw engine::Error(text.name, "token " + std::to_string(i) + " is outside the vocabulary",
+                          "0 to " + std::to_string(model_.config().vocab - 1),
+                          std::to_string(token));
+    }
     const std::size_t prefix = effective_prune_after(protocol_.prune_after, start.tokens);
     start.effective_prune_after = prefix;
     const std::span<const std::int32_t> ids(text.tokens.data(), start.tokens);
@@ -233,7 +241,7 @@ std::vector<Row> two_phase(Model& model, std::span<const Text> texts,
   rows.front().label = "1";
   for (const RowSpec& spec : specs) {
     if (!spec.press) continue;
-    spec.press->check(config.layers, config.rotary_dims);
+    spec.press->check(config.layers, config.head_dim, config.rotary_dims);
     if (spec.press->trigger != trigger) {
       throw engine::Error("trigger", "all rows of a sweep score the same tokens, so have the same",
                           engine::trigger_name(trigger), engine::trigger_name(spec.press->trigger));

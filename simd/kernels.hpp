@@ -145,7 +145,8 @@ struct Kernels {
   bool (*all_finite)(const float* x, std::size_t n) noexcept;
 };
 
-/// Floats of scratch that a product or an attention call needs, on any instruction set.
+/// Floats of scratch that a product or an attention call needs, on any instruction set. What a product
+/// needs grows with its rows, but not always with its depth.
 std::size_t product_scratch(std::size_t rows, std::size_t depth);
 std::size_t attention_scratch(std::size_t queries, std::size_t slots, std::size_t head_dim);
 

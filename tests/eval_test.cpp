@@ -146,6 +146,11 @@ BOOST_FIXTURE_TEST_CASE(settings_that_do_not_fit_are_refused, Fixture) {
   eval::RowSpec no_such_layer = keep("0.5");
   no_such_layer.press->skip_layers = {2};
   BOOST_CHECK_THROW(sweep(model, texts, {no_such_layer}, 100), engine::Error);
+  for (const std::size_t place : {60u, 99u}) {
+    std::vector<eval::Text> outside = {texts[0]};
+    outside[0].tokens[place] = static_cast<std::int32_t>(shape.vocab);
+    BOOST_CHECK_THROW(sweep(model, outside, {keep("0.5")}, 100), engine::Error);
+  }
   const std::vector<eval::Text> only_short = {texts[1]};
   BOOST_CHECK_THROW(sweep(model, only_short, {keep("0.5")}, 100), engine::Error);
   BOOST_CHECK_THROW(sweep(model, texts, {keep("0.5", engine::Trigger::reaches)}, 100),

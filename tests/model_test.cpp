@@ -237,6 +237,62 @@ BOOST_AUTO_TEST_CASE(the_first_value_that_is_not_finite_is_named_and_others_go_o
   check_same(good_single, good, "the other sequence");
 }
 
+BOOST_AUTO_TEST_CASE(a_row_whose_logits_nobody_asked_for_is_checked_too) {
+  // Only the output of the last layer overflows, and only for one token in the middle.
+  constexpr std::int32_t spiky = 5;
+  Shape shape;
+  shape.layers = 1;
+  const tests::TemporaryFolder folder;
+  tests::write_checkpoint(folder.path(), shape,
+                          [&](const std::string& name, std::vector<float>& values) {
+                            if (name == "gpt_neox.embed_in.weight")
+                              values[spiky * shape.hidden() + 9] = 0x1.8p127f;
+                            if (name == "gpt_neox.layers.0.attention.dense.bias")
+                              values[9] = 0x1.8p127f;
+                          });
+  Model model = Model::load(folder.path(), {"", engine::Backend::tbb, 2});
+  const std::vector<std::int32_t> tokens = {1, 2, spiky, 3};
+  std::vector<float> logits(shape.vocab);
+  for (const LogitRows rows : {LogitRows::none, LogitRows::last}) {
+    Sequence sequence = model.sequence(16);
+    Step step{&sequence, tokens, rows, logits.data()};
+    BOOST_CHECK(!model.forward({&step, 1}));
+    BOOST_REQUIRE(step.failure);
+    BOOST_CHECK_EQUAL(engine::describe(*step.failure), "token 2: final_layer_norm is not finite");
+  }
+}
+
+BOOST_AUTO_TEST_CASE(a_product_deeper_than_wide_has_room) {
+  // A shape whose shallower product needs more scratch than its deeper one, in a full row block.
+  Shape shape;
+  shape.layers = 1;
+  shape.heads = 12;
+  shape.head_dim = 112;
+  shape.intermediate = 2240;
+  const tests::TemporaryFolder folder;
+  tests::write_checkpoint(folder.path(), shape);
+  Model model = Model::load(folder.path(), {"", engine::Backend::serial, 1});
+  const auto tokens = tests::random_tokens(96, shape.vocab, 3);
+  Sequence whole = model.sequence(96);
+  Sequence single = model.sequence(96);
+  check_same(run(model, tokens, 1, single), run(model, tokens, 96, whole), "96 rows");
+}
+
+BOOST_AUTO_TEST_CASE(a_sequence_of_another_model_is_refused) {
+  const tests::TemporaryFolder folder;
+  tests::write_checkpoint(folder.path(), Shape{});
+  Model model = Model::load(folder.path(), {"", engine::Backend::serial, 1});
+  const std::vector<std::int32_t> tokens = {1};
+  std::vector<float> logits(Shape{}.vocab);
+  Sequence other({2, 2, 32}, 16);
+  Sequence mine = model.sequence(16);
+  for (Step step : {Step{&other, tokens, LogitRows::last, logits.data()},
+                    Step{&mine, tokens, LogitRows::last, nullptr},
+                    Step{nullptr, tokens, LogitRows::last, logits.data()}}) {
+    BOOST_CHECK_THROW(model.forward({&step, 1}), engine::Error);
+  }
+}
+
 BOOST_AUTO_TEST_CASE(weights_that_are_not_finite_are_named) {
   for (const float bad :
        {std::numeric_limits<float>::infinity(), std::numeric_limits<float>::quiet_NaN()}) {

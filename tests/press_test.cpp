@@ -103,20 +103,25 @@ BOOST_AUTO_TEST_CASE(names_are_their_own_inverse_and_rules_are_checked) {
   BOOST_CHECK_THROW(engine::parse_trigger(""), engine::Error);
   BOOST_CHECK_THROW(engine::parse_positions("Original"), engine::Error);
   engine::Press press;
-  press.check(2, 4);
+  press.check(2, 16, 4);
   press.skip_layers = {2};
-  BOOST_CHECK_THROW(press.check(2, 4), engine::Error);
+  BOOST_CHECK_THROW(press.check(2, 16, 4), engine::Error);
   press.skip_layers = {0};
   press.positions = engine::Positions::rerotate;
-  BOOST_CHECK_THROW(press.check(2, 4), engine::Error);
+  BOOST_CHECK_THROW(press.check(2, 16, 4), engine::Error);
   press.skip_layers = {};
-  press.check(2, 4);
+  press.check(2, 16, 4);
   press.trigger = engine::Trigger::every;
-  BOOST_CHECK_THROW(press.check(2, 4), engine::Error);
+  BOOST_CHECK_THROW(press.check(2, 16, 4), engine::Error);
   press.interval = 5;
-  press.check(2, 4);
+  press.check(2, 16, 4);
   press.score = engine::Score::knorm_rot;
-  BOOST_CHECK_THROW(press.check(2, 0), engine::Error);
+  BOOST_CHECK_THROW(press.check(2, 16, 0), engine::Error);
+  press.score = engine::Score::knorm_pass;
+  BOOST_CHECK_THROW(press.check(2, 16, 16), engine::Error);
+  press.check(2, 16, 4);
+  press.sinks = std::numeric_limits<std::size_t>::max();
+  BOOST_CHECK_THROW(press.check(2, 16, 4), engine::Error);
 }
 
 BOOST_AUTO_TEST_CASE(a_cache_that_cannot_be_addressed_is_refused) {

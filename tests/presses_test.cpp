@@ -37,29 +37,28 @@ std::string describe(const Press& press) {
          ", recent " + std::to_string(press.recent);
 }
 
-/// Every score, trigger, position mode and kind of budget, in combinations that a counter walks.
+/// Three rules for every pair of score and trigger, all else drawn independently.
 std::vector<Press> presses() {
   std::vector<Press> all;
-  std::size_t turn = 0;
+  tests::Numbers numbers(20);
   for (int score = 0; score < 11; ++score) {
-    for (int trigger = 0; trigger < 4; ++trigger) {
+    for (int trigger = 0; trigger < 12; ++trigger) {
       Press press;
       press.score = static_cast<Score>(score);
-      press.trigger = static_cast<Trigger>(trigger);
-      press.interval = press.trigger == Trigger::every ? 6 : 0;
-      press.positions = static_cast<Positions>(turn % 3);
+      press.trigger = static_cast<Trigger>(trigger % 4);
+      press.interval = press.trigger == Trigger::every ? 1 + numbers.below(9) : 0;
+      press.positions = static_cast<Positions>(numbers.below(3));
       press.skip_layers.clear();
-      if (press.positions != Positions::rerotate && turn % 2 == 0) press.skip_layers = {1};
-      static constexpr const char* ratios[] = {"0.5", "0.9", "0.03", "1"};
-      press.keep_ratio = engine::KeepRatio::parse(ratios[turn % 4]);
-      if (turn % 5 == 3) press.slots = 9;
-      press.sinks = turn % 4 == 1 ? 3 : 0;
-      press.recent = turn % 7 < 3 ? turn % 7 * 2 : 0;
+      if (press.positions != Positions::rerotate && numbers.below(2) == 0) press.skip_layers = {1};
+      static constexpr const char* ratios[] = {"0.5", "0.9", "0.03", "0.75", "1"};
+      press.keep_ratio = engine::KeepRatio::parse(ratios[numbers.below(5)]);
+      if (numbers.below(4) == 0) press.slots = 1 + numbers.below(30);
+      press.sinks = numbers.below(2) * numbers.below(6);
+      press.recent = numbers.below(2) * numbers.below(6);
       static constexpr std::size_t limits[] = {20, 0, 30};
-      press.prune_after = limits[turn % 3];
-      press.seed = (std::uint64_t{1} << 40) + turn;
+      press.prune_after = limits[numbers.below(3)];
+      press.seed = numbers.next();
       all.push_back(press);
-      ++turn;
     }
   }
   return all;
@@ -176,4 +175,5 @@ BOOST_AUTO_TEST_CASE(rerotated_generation_goes_past_the_context_in_a_constant_ca
   }
   Sequence without_raw = model.sequence(41);
   BOOST_CHECK_THROW(without_raw.set_press(press, model.config().rotary_dims), engine::Error);
+  BOOST_CHECK_THROW(sequence.set_press(press, model.config().rotary_dims), engine::Error);
 }

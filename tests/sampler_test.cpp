@@ -7,6 +7,7 @@
 
 #include "engine/error.hpp"
 #include "engine/sampler.hpp"
+#include "simd/float_environment.hpp"
 #include "tests/checkpoints.hpp"
 
 using namespace neoxref;
@@ -87,12 +88,28 @@ BOOST_AUTO_TEST_CASE(draws_depend_on_seed_position_and_sequence_only) {
   BOOST_CHECK(run(7, 1, simd::Isa::scalar) != base);
 }
 
+BOOST_AUTO_TEST_CASE(subnormal_logits_count_whatever_the_caller_flushes) {
+  const float logits[] = {0.0f, 1e-40f};
+  Sampler sampler({}, simd::kernels(""));
+#if defined(__x86_64__)
+  simd::FloatEnvironment::write(simd::FloatEnvironment::standard | 0x8040u);
+#else
+  simd::FloatEnvironment::write(1u << 24);
+#endif
+  const std::int32_t drawn = sampler.draw(logits, 0);
+  simd::FloatEnvironment::write(simd::FloatEnvironment::standard);
+  BOOST_CHECK_EQUAL(drawn, 1);
+}
+
 BOOST_AUTO_TEST_CASE(settings_out_of_range_are_refused) {
   const simd::Kernels& kernels = simd::kernels("");
   const float nan = std::numeric_limits<float>::quiet_NaN();
   for (const float t : {-1.0f, nan, std::numeric_limits<float>::infinity(), 1e-40f, 1e7f}) {
     BOOST_CHECK_THROW(Sampler({.temperature = t}, kernels), engine::Error);
   }
+  Sampler cold({.temperature = 1e-6f}, kernels);
+  const float huge[] = {0.0f, 1e38f};
+  BOOST_CHECK_THROW(cold.draw(huge, 0), engine::Error);
   for (const double p : {0.0, -0.5, 1.5, static_cast<double>(nan)}) {
     BOOST_CHECK_THROW(Sampler({.top_p = p}, kernels), engine::Error);
   }

@@ -158,7 +158,7 @@ std::vector<std::pair<std::string, engine::Press>> PressOptions::make(
   press.positions = positions;
   press.skip_layers = skip_layers;
   press.seed = seed;
-  press.check(config.layers, config.rotary_dims);
+  press.check(config.layers, config.head_dim, config.rotary_dims);
   std::vector<std::pair<std::string, engine::Press>> presses;
   for (const std::string& ratio : keep_ratios) {
     press.keep_ratio = engine::KeepRatio::parse(ratio);
