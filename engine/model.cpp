@@ -41,9 +41,8 @@ Model Model::load(const std::filesystem::path& folder, const RunOptions& options
 
 Sequence Model::sequence(std::size_t capacity, const std::optional<Press>& press) const {
   const Config& shape = config();
-  const bool raw = press && press->positions == Positions::rerotate;
   Sequence sequence({shape.layers, shape.heads, shape.head_dim}, capacity,
-                    raw ? shape.rotary_dims : 0);
+                    press ? press->extras(shape.rotary_dims) : Extras{});
   if (press) sequence.set_press(*press, shape.rotary_dims);
   return sequence;
 }
@@ -104,11 +103,13 @@ bool Model::forward(std::span<Step> steps) {
   const simd::FloatEnvironment environment;
   check(steps);
   std::size_t slots = 0;
+  bool watched = false;
   for (Step& step : steps) {
     step.failure.reset();
     slots = std::max(slots, step.sequence->cache.capacity());
+    watched = watched || step.sequence->watched();
   }
-  pass_->reserve(steps.size(), slots);
+  pass_->reserve(steps.size(), slots, watched);
   progress_.assign(steps.size(), {});
 
   bool all_finite = true;
@@ -123,7 +124,10 @@ bool Model::forward(std::span<Step> steps) {
         step.sequence->set_considered();
       }
       const std::size_t most = progress_[i].one_by_one ? 1 : step.sequence->tokens_until_cut();
-      pass_->add(step, progress_[i].done, std::min({left, most, Pass::max_rows - pass_->rows()}));
+      const std::size_t count = std::min({left, most, Pass::max_rows - pass_->rows()});
+      // What a chunk that fails has added must be taken back: it is done again token by token.
+      if (count > 1) progress_[i].attended = step.sequence->attended;
+      pass_->add(step, progress_[i].done, count);
     }
     if (pass_->rows() == 0) return all_finite;
     pass_->run();
@@ -143,6 +147,7 @@ bool Model::forward(std::span<Step> steps) {
         // A later token of the chunk may have spoiled an earlier one through 0 * infinity: only one
         // by one is it certain which token is the first.
         progress.one_by_one = true;
+        sequence.attended = progress.attended;
       } else if (failure) {
         segment.step->failure = NonFinite{segment.offset, failure->layer, failure->operation};
         sequence.stopped = true;

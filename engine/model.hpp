@@ -76,7 +76,8 @@ public:
   /// Runs every step's tokens; sequences must be distinct. A sequence that is not stopped advances
   /// by its tokens, cut on the way whenever its press says so. Errors: Error, before anything has
   /// changed, for a token outside the vocabulary, a position past max_position_embeddings, a cache
-  /// too small, a stopped sequence. A value that is not finite is no exception: the step's
+  /// too small, a stopped sequence. An own score may throw at a cut: then this step's sequence is
+  /// stopped, and the tokens before have entered. A value that is not finite is no exception: the step's
   /// `failure` names it and false is returned.
   bool forward(std::span<Step> steps);
 
@@ -88,6 +89,7 @@ private:
   struct Progress {
     std::size_t done = 0;  ///< tokens of the step
     bool one_by_one = false;
+    std::optional<Attended> attended{};  ///< before the chunk that runs
   };
 
   std::unique_ptr<Checkpoint> checkpoint_;

@@ -111,6 +111,7 @@ Oracle<Real>::Oracle(const Checkpoint& checkpoint) : config_(checkpoint.config()
   final_layer_norm_ = norm(Weight::final_norm_weight, Weight::final_norm_bias, 0);
   embed_out_ = linear(Weight::embed_out, std::nullopt, 0);
   caches_.assign(config_.layers, std::vector<PlainHead<Real>>(config_.heads));
+  exists_.assign(config_.layers, std::vector<std::vector<bool>>(config_.heads));
   cuts_.assign(config_.layers, 0);
   seen_.assign(config_.layers, 0);
 }
@@ -174,21 +175,27 @@ std::vector<Real> Oracle<Real>::attention(std::size_t layer, const std::vector<R
     std::vector<Real> q = part(0);
     std::vector<Real> k = part(1);
     PlainHead<Real>& cache = caches_[layer][head];
+    std::vector<bool>& exists = exists_[layer][head];
+    std::vector<std::size_t> slots;
+    for (std::size_t slot = 0; slot < exists.size(); ++slot) {
+      if (exists[slot]) slots.push_back(slot);
+    }
     cache.raw.emplace_back(k.begin(), k.begin() + static_cast<std::ptrdiff_t>(config_.rotary_dims));
-    rotate(q.data(), rotary_position(cache.keys.size()));
-    rotate(k.data(), rotary_position(cache.keys.size()));
+    rotate(q.data(), rotary_position(slots.size()));
+    rotate(k.data(), rotary_position(slots.size()));
     keep<Real>(record, name + ".rotary_q", q);
     keep<Real>(record, name + ".rotary_k", k);
+    slots.push_back(exists.size());
+    exists.push_back(true);
     cache.norms.push_back(std::sqrt(dot(k.data(), k.data(), head_dim)));
     cache.keys.push_back(std::move(k));
     cache.values.push_back(part(2));
     cache.positions.push_back(position_);
 
-    const std::size_t slots = cache.keys.size();
-    seen_[layer] = slots;
-    std::vector<Real> e(slots);
-    for (std::size_t j = 0; j < slots; ++j) {
-      e[j] = dot(q.data(), cache.keys[j].data(), head_dim) * scale;
+    seen_[layer] = slots.size();
+    std::vector<Real> e(slots.size());
+    for (std::size_t j = 0; j < e.size(); ++j) {
+      e[j] = dot(q.data(), cache.keys[slots[j]].data(), head_dim) * scale;
     }
     Real max = e[0];
     for (const Real score : e) {
@@ -196,12 +203,14 @@ std::vector<Real> Oracle<Real>::attention(std::size_t layer, const std::vector<R
     }
     for (Real& score : e) score = apply(Function::exp, score - max);
     const auto z =
-        static_cast<Real>(simd::scalar::lane_sum(slots, [&](std::size_t j) { return e[j]; }));
-    std::vector<Real> column(slots);
+        static_cast<Real>(simd::scalar::lane_sum(e.size(), [&](std::size_t j) { return e[j]; }));
+    std::vector<Real> column(e.size());
     for (std::size_t d = 0; d < head_dim; ++d) {
-      for (std::size_t j = 0; j < slots; ++j) column[j] = cache.values[j][d];
-      context.push_back(dot(e.data(), column.data(), slots) / z);
+      for (std::size_t j = 0; j < e.size(); ++j) column[j] = cache.values[slots[j]][d];
+      context.push_back(dot(e.data(), column.data(), e.size()) / z);
     }
+    std::vector<Real>& given = cache.attention.emplace_back(exists.size());
+    for (std::size_t j = 0; j < e.size(); ++j) given[slots[j]] = e[j] / z;
   }
   return context;
 }
@@ -216,38 +225,49 @@ template <class Real>
 void Oracle<Real>::set_press(const Press& press) {
   press.check(config_.layers, config_.head_dim, config_.rotary_dims);
   press_ = press;
+  press_->resolve(config_.heads * config_.head_dim * 2 * sizeof(float));
   since_press_ = 0;
 }
 
 template <class Real>
 void Oracle<Real>::cut(std::size_t layer) {
-  bool any = false;
-  for (std::size_t head = 0; head < config_.heads; ++head) {
-    PlainHead<Real>& cache = caches_[layer][head];
-    PlainPlace<Real> place{layer, head, config_.rotary_dims, {}, cuts_[layer]};
-    const std::vector<Real>& bias = layers_[layer].query_key_value.bias;
-    if (!bias.empty()) {
-      const auto first =
-          bias.begin() + static_cast<std::ptrdiff_t>((head * 3 + 1) * config_.head_dim);
-      place.key_bias.assign(first, first + static_cast<std::ptrdiff_t>(config_.head_dim));
-    }
-    PlainHead<Real> kept;
-    for (const std::size_t slot : kept_slots(*press_, cache, place)) {
-      kept.keys.push_back(cache.keys[slot]);
-      kept.raw.push_back(cache.raw[slot]);
-      kept.values.push_back(cache.values[slot]);
-      kept.norms.push_back(cache.norms[slot]);
-      kept.positions.push_back(cache.positions[slot]);
-    }
-    any = any || kept.keys.size() < cache.keys.size();
-    cache = std::move(kept);
-    if (press_->positions != Positions::rerotate) continue;
-    for (std::size_t slot = 0; slot < cache.keys.size(); ++slot) {
-      std::copy(cache.raw[slot].begin(), cache.raw[slot].end(), cache.keys[slot].begin());
-      rotate(cache.keys[slot].data(), slot);
-    }
+  std::vector<PlainHead<Real>>& heads = caches_[layer];
+  PlainPlace<Real> place{layer, config_.rotary_dims, {}, cuts_[layer]};
+  const std::vector<Real>& bias = layers_[layer].query_key_value.bias;
+  for (std::size_t head = 0; head < config_.heads && !bias.empty(); ++head) {
+    const auto first =
+        bias.begin() + static_cast<std::ptrdiff_t>((head * 3 + 1) * config_.head_dim);
+    place.key_bias.emplace_back(first, first + static_cast<std::ptrdiff_t>(config_.head_dim));
   }
-  if (any) ++cuts_[layer];
+  std::vector<PlainHead<Real>> existing;
+  for (std::size_t head = 0; head < config_.heads; ++head) {
+    existing.push_back(heads[head].only(exists_[layer][head]));
+  }
+  const auto kept_of_heads = kept_slots(*press_, existing, place);
+  if (kept_of_heads[0].size() < length(layer)) ++cuts_[layer];
+  for (std::size_t head = 0; head < config_.heads; ++head) {
+    PlainHead<Real>& cache = heads[head];
+    std::vector<bool>& exists = exists_[layer][head];
+    std::vector<bool> left(exists.size(), false);
+    std::size_t rank = 0;
+    std::size_t slot = 0;
+    for (std::size_t at = 0; at < exists.size(); ++at) {
+      if (!exists[at]) continue;
+      if (rank < kept_of_heads[head].size() && kept_of_heads[head][rank] == slot) {
+        left[at] = true;
+        if (press_->positions == Positions::rerotate) {
+          std::copy(cache.raw[at].begin(), cache.raw[at].end(), cache.keys[at].begin());
+          rotate(cache.keys[at].data(), rank);
+        }
+        ++rank;
+      }
+      ++slot;
+    }
+    exists = std::move(left);
+    if (mask_) continue;
+    cache = cache.only(exists);
+    exists.assign(cache.keys.size(), true);
+  }
 }
 
 template <class Real>

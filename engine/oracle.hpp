@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <map>
@@ -33,10 +34,16 @@ public:
   /// Errors: Error for a token outside the vocabulary or a position past the context.
   std::vector<Real> forward(std::int32_t token, Record* record = nullptr);
 
-  /// Slots of a layer, and the original position of each slot of a head.
-  std::size_t length(std::size_t layer) const { return caches_[layer].front().positions.size(); }
+  /// Slots of a layer that exist.
+  std::size_t length(std::size_t layer) const {
+    const std::vector<bool>& exists = exists_[layer].front();
+    return static_cast<std::size_t>(std::count(exists.begin(), exists.end(), true));
+  }
+  /// Slots of a layer that are stored: more than exist only under a mask.
+  std::size_t stored(std::size_t layer) const { return caches_[layer].front().positions.size(); }
   /// Slots of a layer that the last token attended to, itself included.
   std::size_t seen(std::size_t layer) const { return seen_[layer]; }
+  /// The original position of each stored slot of a head.
   const std::vector<std::int32_t>& positions(std::size_t layer, std::size_t head) const {
     return caches_[layer][head].positions;
   }
@@ -44,6 +51,8 @@ public:
   /// From the next token on. Errors: as Press::check.
   void set_press(const Press& press);
   void end_prompt() { prompt_ended_ = true; }
+  /// From now on cuts hide slots and keep them stored: what a mask over a full cache computes.
+  void mask_instead_of_dropping() { mask_ = true; }
 
 private:
   struct Linear {
@@ -72,6 +81,8 @@ private:
   Norm final_layer_norm_;
   Linear embed_out_;
   std::vector<std::vector<PlainHead<Real>>> caches_;
+  std::vector<std::vector<std::vector<bool>>> exists_;  ///< [layers, heads, stored slots]
+  bool mask_ = false;
   std::int32_t position_ = 0;
   std::size_t frame_position_ = 0;  ///< that the token of now turns by, unless it is renumbered
   std::optional<Press> press_;

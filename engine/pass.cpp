@@ -140,19 +140,33 @@ void Model::Pass::attend(Scratch& scratch, std::size_t layer, std::size_t item) 
     }
   }
   const Linear& qkv = weights_.layers[layer].query_key_value;
-  const std::size_t row = segment.first_row + queries.first;
-  kernels_.attention({.queries = queries.count,
-                      .first_slots = slots + queries.first + 1,
-                      .head_dim = config_.head_dim,
-                      .query = qkv_.data() + row * qkv.outputs() + head * qkv.group_stride(),
-                      .query_stride = qkv.outputs(),
-                      .keys = cache.keys(layer, head),
-                      .values = cache.values(layer, head),
-                      .value_stride = cache.value_stride(),
-                      .scale = scale_,
-                      .output = context_.data() + row * config_.hidden + head * config_.head_dim,
-                      .output_stride = config_.hidden,
-                      .scratch = scratch.attention.data()});
+  Sequence& sequence = *segment.step->sequence;
+  const bool watched = sequence.watched();
+  for (std::size_t done = 0; done < queries.count; done += query_block) {
+    const std::size_t first = queries.first + done;
+    const std::size_t count = std::min(query_block, queries.count - done);
+    const std::size_t row = segment.first_row + first;
+    kernels_.attention({.queries = count,
+                        .first_slots = slots + first + 1,
+                        .head_dim = config_.head_dim,
+                        .query = qkv_.data() + row * qkv.outputs() + head * qkv.group_stride(),
+                        .query_stride = qkv.outputs(),
+                        .keys = cache.keys(layer, head),
+                        .values = cache.values(layer, head),
+                        .value_stride = cache.value_stride(),
+                        .scale = scale_,
+                        .output = context_.data() + row * config_.hidden + head * config_.head_dim,
+                        .output_stride = config_.hidden,
+                        .scratch = scratch.attention.data(),
+                        .weights = watched ? scratch.weights.data() : nullptr,
+                        .weights_stride = cache.capacity()});
+    const auto tell = [&](AttentionWatcher& watcher) {
+      watcher.see(layer, head, sequence.position + first, count, slots + first + 1,
+                  scratch.weights.data(), cache.capacity());
+    };
+    if (sequence.attended) tell(*sequence.attended);
+    if (sequence.watcher != nullptr) tell(*sequence.watcher);
+  }
 }
 
 void Model::Pass::out(Scratch& scratch, Kind kind, std::size_t layer, std::size_t item) {
@@ -300,24 +314,40 @@ void Model::Pass::cut_item(void* context, std::uint32_t, std::uint32_t item,
                            std::size_t participant) noexcept {
   auto& pass = *static_cast<Pass*>(context);
   Scratch& scratch = pass.scratch_[participant];
-  const Press& press = *pass.cutting_->press();
-  KvCache& cache = pass.cutting_->cache;
-  const DueLayer& due = pass.due_layers_[item / pass.config_.heads];
-  const std::size_t layer = due.layer;
+  Sequence& sequence = *pass.cutting_;
+  const Press& press = *sequence.press();
+  KvCache& cache = sequence.cache;
+  const std::size_t index = item / pass.config_.heads;
+  const auto [layer, before, after] = pass.due_layers_[index];
   const std::size_t head = item % pass.config_.heads;
-  const std::size_t before = cache.length(layer, head);
-  const std::size_t after = press.keep(before);
   const Linear& qkv = pass.weights_.layers[layer].query_key_value;
   const float* bias = qkv.bias_from(head * qkv.group_stride() + pass.config_.head_dim);
-  score_slots(press, {&cache, layer, head, before, pass.config_.rotary_dims, bias, due.cuts},
-              scratch.anchor.data(), scratch.scores.data());
+  const float* scores = scratch.scores.data();
+  if (pass.layer_scores_at_.empty()) {
+    score_slots(press,
+                {&cache, sequence.attended ? &*sequence.attended : nullptr, layer, head, before,
+                 pass.config_.rotary_dims, bias, sequence.cut_counts[layer], sequence.position},
+                scratch.sums.data(), scratch.scores.data());
+  } else {
+    scores = pass.layer_scores_.data() + pass.layer_scores_at_[index] + head * before;
+  }
   std::uint32_t* kept = scratch.kept.data();
-  select_highest(scratch.scores.data(), before, after, press.sinks, press.recent,
-                 scratch.ranking.data(), kept);
+  select_highest(scores, before, after, press.sinks, press.recent, scratch.ranking.data(), kept);
+  std::int32_t* positions = cache.positions(layer, head);
+  Cut& cut = sequence.cuts[sequence.cuts.size() - pass.due_layers_.size() + index];
+  if (!cut.dropped.empty()) {
+    std::int32_t* dropped = cut.dropped.data() + head * (before - after);
+    for (std::size_t slot = 0, next = 0; slot < before; ++slot) {
+      if (next < after && kept[next] == slot) {
+        ++next;
+      } else {
+        *dropped++ = positions[slot];
+      }
+    }
+  }
   pass.kernels_.compact_keys(cache.keys(layer, head), pass.config_.head_dim, kept, after);
   pass.kernels_.compact_rows(cache.values(layer, head), cache.value_stride(), kept, after);
   float* norms = cache.norms(layer, head);
-  std::int32_t* positions = cache.positions(layer, head);
   for (std::size_t slot = 0; slot < after; ++slot) {
     norms[slot] = norms[kept[slot]];
     positions[slot] = positions[kept[slot]];
@@ -331,6 +361,37 @@ void Model::Pass::cut_item(void* context, std::uint32_t, std::uint32_t item,
   }
   cache.set_length(layer, head, after);
   if (press.positions == Positions::rerotate) pass.turn_again(scratch, cache, layer, head);
+  if (sequence.attended) sequence.attended->compact(layer, head, kept, after, before);
+}
+
+void Model::Pass::score_layers(Sequence& sequence) {
+  const Press& press = *sequence.press();
+  layer_scores_at_.clear();
+  if (press.score != Score::own && press.score != Score::tova) return;
+  std::size_t floats = 0;
+  for (const DueLayer& due : due_layers_) {
+    layer_scores_at_.push_back(floats);
+    floats += config_.heads * due.before;
+  }
+  layer_scores_.resize(floats);
+  // Unless all of it goes well.
+  sequence.stopped = true;
+  for (std::size_t i = 0; i < due_layers_.size(); ++i) {
+    const auto [layer, before, after] = due_layers_[i];
+    float* scores = layer_scores_.data() + layer_scores_at_[i];
+    if (press.score == Score::own) {
+      score_layer(*press.own, sequence.cache, layer, before, scores);
+      continue;
+    }
+    score_slots(press,
+                {&sequence.cache, &*sequence.attended, layer, 0, before, config_.rotary_dims,
+                 nullptr, sequence.cut_counts[layer], sequence.position},
+                scratch_[0].sums.data(), scores);
+    for (std::size_t head = 1; head < config_.heads; ++head) {
+      std::copy_n(scores, before, scores + head * before);
+    }
+  }
+  sequence.stopped = false;
 }
 
 void Model::Pass::cut(Sequence& sequence, When when) {
@@ -340,15 +401,23 @@ void Model::Pass::cut(Sequence& sequence, When when) {
                                                 : sequence.layer_due_after_token(layer);
     if (!due) continue;
     const std::size_t before = sequence.cache.longest(layer);
-    const std::size_t after = sequence.press()->keep(before);
-    if (after == before) continue;
-    due_layers_.push_back({layer, sequence.cut_counts[layer]++});
-    sequence.cuts.push_back({layer, sequence.position - 1, before, after});
+    const std::size_t after = sequence.press()->keep(layer, before);
+    if (after < before) due_layers_.push_back({layer, before, after});
   }
   if (due_layers_.empty()) return;
+  const Press& press = *sequence.press();
+  score_layers(sequence);
+  for (const auto& [layer, before, after] : due_layers_) {
+    sequence.cuts.push_back(
+        {layer, sequence.position - 1, before, after, press.protection_wins(layer, before), {}});
+    if (sequence.log_dropped) {
+      sequence.cuts.back().dropped.resize(config_.heads * (before - after));
+    }
+  }
   cutting_ = &sequence;
   const Phase phase{static_cast<std::uint32_t>(due_layers_.size() * config_.heads), cut_item};
   team_.run({&phase, 1}, this);
+  for (const DueLayer& due : due_layers_) ++sequence.cut_counts[due.layer];
 }
 
 }  // namespace neoxref::engine

@@ -24,6 +24,8 @@ namespace neoxref::engine {
 class Model::Pass {
 public:
   static constexpr std::size_t max_rows = 512;
+  /// Queries of an item of attention.
+  static constexpr std::size_t query_block = 48;
 
   /// Tokens of one step in this pass.
   struct Segment {
@@ -42,8 +44,8 @@ public:
   Pass(const Config& config, const Weights& weights, const simd::Kernels& kernels, Team& team);
 
   /// Makes room for this many steps, and slots in a cache. After it run does not allocate in our code,
-  /// and cut only where the log of cuts grows.
-  void reserve(std::size_t steps, std::size_t slots);
+  /// and cut only where the log of cuts grows or a score is the caller's own.
+  void reserve(std::size_t steps, std::size_t slots, bool watched);
   void clear();
   void add(Step& step, std::size_t offset, std::size_t count);
   std::span<const Segment> segments() const { return segments_; }
@@ -53,7 +55,8 @@ public:
   /// The first in (token, layer, operation) order.
   std::optional<Failure> failure(const Segment& segment) const;
 
-  /// Cuts the layers of the sequence that are due and writes it down.
+  /// Cuts the layers of the sequence that are due and writes it down. Errors: those of an own score,
+  /// before anything was cut.
   enum class When : std::uint8_t { before_token, after_token };
   void cut(Sequence& sequence, When when);
 
@@ -90,10 +93,11 @@ private:
     Buffer<float> product;
     Buffer<float> output;  ///< [2][block_rows, hidden] or [block_rows, logits_width]
     Buffer<float> attention;
+    Buffer<float> weights;  ///< [query_block, capacity], where somebody watches
     Buffer<float> scores;
     Buffer<std::uint64_t> ranking;
     Buffer<std::uint32_t> kept;
-    Buffer<double> anchor;          ///< [head_dim]
+    Buffer<double> sums;            ///< [max(head_dim, capacity)]
     Buffer<float> turned;           ///< [rotary_dims]
     std::uint64_t norm_of[2] = {};  ///< which rows `normed` holds, see normed()
   };
@@ -115,6 +119,7 @@ private:
   void attention_in(Scratch& scratch, std::uint32_t phase, std::size_t layer, std::size_t item);
   void append(std::size_t layer, std::size_t first_row, std::size_t rows, std::size_t first_head,
               std::size_t heads);
+  void score_layers(Sequence& sequence);
   void turn_again(Scratch& scratch, KvCache& cache, std::size_t layer, std::size_t head);
   void mlp_in(Scratch& scratch, std::uint32_t phase, std::size_t layer, std::size_t item);
   void attend(Scratch& scratch, std::size_t layer, std::size_t item);
@@ -154,10 +159,14 @@ private:
 
   struct DueLayer {
     std::size_t layer;
-    std::size_t cuts;  ///< that it has had
+    std::size_t before;
+    std::size_t after;
   };
   Sequence* cutting_ = nullptr;
   std::vector<DueLayer> due_layers_;
+  std::vector<float> layer_scores_;  ///< of the due layers, [heads, slots] each, where they are not
+                                     ///< a matter of one head
+  std::vector<std::size_t> layer_scores_at_;  ///< where each layer's begin
 };
 
 }  // namespace neoxref::engine

@@ -12,7 +12,6 @@ namespace {
 constexpr std::size_t most_block_rows = 96;
 /// Row tiles of all instruction sets divide this.
 constexpr std::size_t row_unit = 12;
-constexpr std::size_t query_block = 48;
 /// Items for each thread in a phase: enough that the last ones to finish leave little waiting.
 constexpr std::size_t items_per_thread = 6;
 /// Narrower items would mostly claim tickets (few rows) or copy activations (many rows).
@@ -72,12 +71,12 @@ Model::Pass::Pass(const Config& config, const Weights& weights, const simd::Kern
     scratch.product = Buffer<float>(product);
     scratch.output =
         Buffer<float>(most_block_rows * std::max(2 * config.hidden, most_logits_width));
-    scratch.anchor = Buffer<double>(config.head_dim);
+    scratch.sums = Buffer<double>(config.head_dim);
     scratch.turned = Buffer<float>(config.rotary_dims);
   }
 }
 
-void Model::Pass::reserve(std::size_t steps, std::size_t slots) {
+void Model::Pass::reserve(std::size_t steps, std::size_t slots, bool watched) {
   segments_.reserve(steps);
   queries_.reserve(steps + max_rows / query_block);
   if (failures_size_ < steps) {
@@ -91,6 +90,10 @@ void Model::Pass::reserve(std::size_t steps, std::size_t slots) {
       scratch.scores = Buffer<float>(slots);
       scratch.kept = Buffer<std::uint32_t>(slots);
       scratch.ranking = Buffer<std::uint64_t>(slots);
+      scratch.sums = Buffer<double>(std::max(config_.head_dim, slots));
+    }
+    if (watched && scratch.weights.size() < query_block * slots) {
+      scratch.weights = Buffer<float>(query_block * slots);
     }
   }
 }
@@ -116,6 +119,11 @@ void Model::Pass::add(Step& step, std::size_t offset, std::size_t count) {
       wanted_.push_back({row, step.logits});
     }
     rows_.push_back({segment, static_cast<std::uint32_t>(i)});
+  }
+  if (step.sequence->watched()) {
+    // Whoever watches a head sees its queries in order: one item.
+    queries_.push_back({segment, 0, static_cast<std::uint32_t>(count)});
+    return;
   }
   // The last queries see the most slots: they go first, so that no long item is left for the end.
   for (std::size_t block = blocks(count, query_block); block-- > 0;) {

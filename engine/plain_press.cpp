@@ -3,6 +3,8 @@
 
 #include <algorithm>
 #include <cmath>
+#include <iterator>
+#include <type_traits>
 
 #include "engine/sampler.hpp"
 #include "simd/scalar/ieee.hpp"
@@ -16,15 +18,58 @@ Real length(const std::vector<Real>& x) {
   return std::sqrt(simd::scalar::dot(x.size(), component, component));
 }
 
+/// What the last `window` tokens gave a slot, or all of them, in their order.
 template <class Real>
-std::vector<Real> score_all(const Press& press, const PlainHead<Real>& head,
-                            const PlainPlace<Real>& place) {
+double drawn(const PlainHead<Real>& head, std::size_t slot, std::size_t window) {
+  double sum = 0.0;
+  for (std::size_t t = head.attention.size() - std::min(window, head.attention.size());
+       t < head.attention.size(); ++t) {
+    if (slot < head.attention[t].size()) sum += static_cast<double>(head.attention[t][slot]);
+  }
+  return sum;
+}
+
+template <class Real>
+std::vector<Real> score_own(const OwnScore& own, const std::vector<PlainHead<Real>>& heads,
+                            const PlainPlace<Real>& place, std::size_t wanted) {
+  const std::size_t slots = heads[0].keys.size();
+  const std::size_t head_dim = heads[0].keys[0].size();
+  std::vector<float> keys;
+  std::vector<float> values;
+  std::vector<float> norms;
+  std::vector<std::int32_t> positions;
+  const auto narrow = [](Real x) { return static_cast<float>(x); };
+  for (const PlainHead<Real>& head : heads) {
+    for (std::size_t slot = 0; slot < slots; ++slot) {
+      std::transform(head.keys[slot].begin(), head.keys[slot].end(), std::back_inserter(keys),
+                     narrow);
+      std::transform(head.values[slot].begin(), head.values[slot].end(), std::back_inserter(values),
+                     narrow);
+      norms.push_back(narrow(head.norms[slot]));
+      positions.push_back(head.positions[slot]);
+    }
+  }
+  std::vector<float> scores(heads.size() * slots);
+  own.score({place.layer, heads.size(), slots, head_dim, keys, values, norms, positions}, scores);
+  const auto first = scores.begin() + static_cast<std::ptrdiff_t>(wanted * slots);
+  return {first, first + static_cast<std::ptrdiff_t>(slots)};
+}
+
+template <class Real>
+std::vector<Real> score_all(const Press& press, const std::vector<PlainHead<Real>>& heads,
+                            std::size_t index, const PlainPlace<Real>& place) {
+  if (press.score == Score::own) return score_own(*press.own, heads, place, index);
+  const PlainHead<Real>& head = heads[index];
   const std::size_t slots = head.keys.size();
+  const std::size_t tokens = head.attention.size();
+  const auto age = [&](std::size_t slot) {
+    return tokens - static_cast<std::size_t>(head.positions[slot]);
+  };
   std::vector<Real> scores(slots);
   const auto draw = [&](std::size_t slot, std::size_t cut) {
     const auto word = philox(
         {static_cast<std::uint32_t>(head.positions[slot]), static_cast<std::uint32_t>(place.layer),
-         static_cast<std::uint32_t>(place.head), static_cast<std::uint32_t>(cut)},
+         static_cast<std::uint32_t>(index), static_cast<std::uint32_t>(cut)},
         {static_cast<std::uint32_t>(press.seed), static_cast<std::uint32_t>(press.seed >> 32)})[0];
     return static_cast<Real>(word / 256);
   };
@@ -55,7 +100,7 @@ std::vector<Real> score_all(const Press& press, const PlainHead<Real>& head,
       case Score::knorm_centered: {
         std::vector<Real> centered = key;
         for (std::size_t d = place.rotary_dims; d < key.size() && !place.key_bias.empty(); ++d) {
-          centered[d] = key[d] - place.key_bias[d];
+          centered[d] = key[d] - place.key_bias[index][d];
         }
         scores[slot] = -length(centered);
         break;
@@ -85,6 +130,33 @@ std::vector<Real> score_all(const Press& press, const PlainHead<Real>& head,
       case Score::random_fresh:
         scores[slot] = draw(slot, place.cuts + 1);
         break;
+      case Score::observed:
+        scores[slot] =
+            static_cast<Real>(drawn(head, slot, tokens) / static_cast<double>(age(slot)));
+        break;
+      case Score::observed_sum:
+        scores[slot] = static_cast<Real>(drawn(head, slot, tokens));
+        break;
+      case Score::tova: {
+        double sum = 0.0;
+        for (const PlainHead<Real>& each : heads) sum += drawn(each, slot, 1);
+        scores[slot] = static_cast<Real>(sum / static_cast<double>(heads.size()));
+        if (age(slot) == 1) scores[slot] = 2;
+        break;
+      }
+      case Score::snapkv: {
+        const std::size_t window = std::min(press.window, tokens);
+        double sum = 0.0;
+        for (std::size_t near = 0; near < slots; ++near) {
+          const std::size_t distance = near > slot ? near - slot : slot - near;
+          if (distance <= press.pool / 2 && age(near) > window) sum += drawn(head, near, window);
+        }
+        scores[slot] = static_cast<Real>(sum / static_cast<double>(window * press.pool));
+        if (age(slot) <= window) scores[slot] = 2;
+        break;
+      }
+      case Score::own:
+        break;
     }
   }
   return scores;
@@ -93,30 +165,55 @@ std::vector<Real> score_all(const Press& press, const PlainHead<Real>& head,
 }  // namespace
 
 template <class Real>
-std::vector<std::size_t> kept_slots(const Press& press, const PlainHead<Real>& head,
-                                    const PlainPlace<Real>& place) {
-  const std::size_t slots = head.keys.size();
-  const std::vector<Real> scores = score_all(press, head, place);
-  const std::size_t budget =
-      press.slots > 0 ? std::min(press.slots, slots) : press.keep_ratio.of(slots);
-  std::vector<std::size_t> kept;
-  std::vector<std::size_t> others;
-  for (std::size_t slot = 0; slot < slots; ++slot) {
-    const bool is_protected = slot < press.sinks || slots - slot <= press.recent;
-    (is_protected ? kept : others).push_back(slot);
-  }
-  std::stable_sort(others.begin(), others.end(),
-                   [&](std::size_t a, std::size_t b) { return scores[a] > scores[b]; });
-  for (const std::size_t slot : others) {
-    if (kept.size() < budget) kept.push_back(slot);
-  }
-  std::sort(kept.begin(), kept.end());
-  return kept;
+PlainHead<Real> PlainHead<Real>::only(const std::vector<bool>& kept) const {
+  const auto pick = [&](const auto& of_slots) {
+    std::remove_cvref_t<decltype(of_slots)> left;
+    for (std::size_t slot = 0; slot < of_slots.size(); ++slot) {
+      if (kept[slot]) left.push_back(of_slots[slot]);
+    }
+    return left;
+  };
+  PlainHead left{pick(keys), pick(raw), pick(values), pick(norms), pick(positions), {}};
+  for (const std::vector<Real>& given : attention) left.attention.push_back(pick(given));
+  return left;
 }
 
-template std::vector<std::size_t> kept_slots(const Press&, const PlainHead<float>&,
-                                             const PlainPlace<float>&);
-template std::vector<std::size_t> kept_slots(const Press&, const PlainHead<double>&,
-                                             const PlainPlace<double>&);
+template struct PlainHead<float>;
+template struct PlainHead<double>;
+
+template <class Real>
+std::vector<std::vector<std::size_t>> kept_slots(const Press& press,
+                                                 const std::vector<PlainHead<Real>>& heads,
+                                                 const PlainPlace<Real>& place) {
+  std::vector<std::vector<std::size_t>> kept_of_heads;
+  for (std::size_t head = 0; head < heads.size(); ++head) {
+    const std::size_t slots = heads[head].keys.size();
+    const std::vector<Real> scores = score_all(press, heads, head, place);
+    const Budget& budget = press.budget_of(place.layer);
+    const std::size_t room =
+        budget.slots > 0 ? std::min(budget.slots, slots) : budget.keep_ratio.of(slots);
+    std::vector<std::size_t> kept;
+    std::vector<std::size_t> others;
+    for (std::size_t slot = 0; slot < slots; ++slot) {
+      const bool is_protected = slot < press.sinks || slots - slot <= press.recent;
+      (is_protected ? kept : others).push_back(slot);
+    }
+    std::stable_sort(others.begin(), others.end(),
+                     [&](std::size_t a, std::size_t b) { return scores[a] > scores[b]; });
+    for (const std::size_t slot : others) {
+      if (kept.size() < room) kept.push_back(slot);
+    }
+    std::sort(kept.begin(), kept.end());
+    kept_of_heads.push_back(std::move(kept));
+  }
+  return kept_of_heads;
+}
+
+template std::vector<std::vector<std::size_t>> kept_slots(const Press&,
+                                                          const std::vector<PlainHead<float>>&,
+                                                          const PlainPlace<float>&);
+template std::vector<std::vector<std::size_t>> kept_slots(const Press&,
+                                                          const std::vector<PlainHead<double>>&,
+                                                          const PlainPlace<double>&);
 
 }  // namespace neoxref::engine

@@ -17,27 +17,34 @@ struct PlainHead {
   std::vector<std::vector<Real>> values;
   std::vector<Real> norms;
   std::vector<std::int32_t> positions;
+  /// What each token gave the slots that are left, from the first token on. Slots that entered behind
+  /// it are missing at the end.
+  std::vector<std::vector<Real>> attention;
+
+  /// The head without the slots that are not kept.
+  PlainHead only(const std::vector<bool>& kept) const;
 };
 
-/// Where a head stands, for scores that depend on it.
+/// Where a layer stands, for scores that depend on it.
 template <class Real>
 struct PlainPlace {
   std::size_t layer;
-  std::size_t head;
   std::size_t rotary_dims;
-  std::vector<Real> key_bias;  ///< [head_dim]; empty where there is none
-  std::size_t cuts;            ///< that this layer has had
+  std::vector<std::vector<Real>> key_bias;  ///< [heads, head_dim]; empty where there is none
+  std::size_t cuts;                         ///< that this layer has had
 };
 
 /// The definitions of docs/presses.md as plain code, written apart from selection.cpp, which is held
-/// to it slot for slot: the slots that a cut keeps, ascending.
+/// to it slot for slot: the slots of each head of a layer that a cut keeps, ascending. Budgets of
+/// bytes must have been resolved.
 template <class Real>
-std::vector<std::size_t> kept_slots(const Press& press, const PlainHead<Real>& head,
-                                    const PlainPlace<Real>& place);
+std::vector<std::vector<std::size_t>> kept_slots(const Press& press,
+                                                 const std::vector<PlainHead<Real>>& heads,
+                                                 const PlainPlace<Real>& place);
 
-extern template std::vector<std::size_t> kept_slots(const Press&, const PlainHead<float>&,
-                                                    const PlainPlace<float>&);
-extern template std::vector<std::size_t> kept_slots(const Press&, const PlainHead<double>&,
-                                                    const PlainPlace<double>&);
+extern template std::vector<std::vector<std::size_t>> kept_slots(
+    const Press&, const std::vector<PlainHead<float>>&, const PlainPlace<float>&);
+extern template std::vector<std::vector<std::size_t>> kept_slots(
+    const Press&, const std::vector<PlainHead<double>>&, const PlainPlace<double>&);
 
 }  // namespace neoxref::engine

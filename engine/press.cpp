@@ -9,9 +9,10 @@
 namespace neoxref::engine {
 namespace {
 
-constexpr std::array<std::string_view, 11> score_names = {
-    "knorm",    "knorm-high", "knorm-rot", "knorm-pass", "knorm-centered", "vnorm",
-    "vk-ratio", "recent",     "keydiff",   "random",     "random-fresh"};
+constexpr std::array<std::string_view, score_count> score_names = {
+    "knorm",        "knorm-high", "knorm-rot", "knorm-pass", "knorm-centered", "vnorm",
+    "vk-ratio",     "recent",     "keydiff",   "random",     "random-fresh",   "observed",
+    "observed-sum", "tova",       "snapkv",    "own"};
 constexpr std::array<std::string_view, 4> trigger_names = {"exceeds", "reaches", "after-prompt",
                                                            "every"};
 constexpr std::array<std::string_view, 3> positions_names = {"original", "rerotate",
@@ -59,6 +60,11 @@ std::size_t KeepRatio::of(std::size_t length) const {
   return (length * numerator_ + denominator_ - 1) / denominator_;
 }
 
+std::string Budget::text() const {
+  if (bytes > 0) return std::to_string(bytes) + " bytes";
+  return slots > 0 ? std::to_string(slots) + " slots" : keep_ratio.text();
+}
+
 std::string_view score_name(Score score) {
   return score_names[static_cast<std::size_t>(score)];
 }
@@ -99,6 +105,18 @@ void Press::check(std::size_t layers, std::size_t head_dim, std::size_t rotary_d
   if (score == Score::knorm_pass && rotary_dims == head_dim) {
     throw Error("score", "knorm-pass has nothing to rank by: every dim of this model rotates");
   }
+  if (score == Score::snapkv && (window == 0 || window > most || pool % 2 == 0 || pool > most)) {
+    throw Error("score", "snapkv needs a window and an odd pool", "at least 1 each",
+                "window " + std::to_string(window) + ", pool " + std::to_string(pool));
+  }
+  if ((score == Score::own) != (own != nullptr)) {
+    throw Error("score", own == nullptr ? "`own` without a score of the caller's own"
+                                        : "a score of the caller's own beside another");
+  }
+  if (!layer_budgets.empty() && layer_budgets.size() != layers) {
+    throw Error("budget", "one for each layer, skipped ones too", std::to_string(layers),
+                std::to_string(layer_budgets.size()));
+  }
   if (positions == Positions::rerotate && !skip_layers.empty()) {
     throw Error(
         "skip_layers",
@@ -112,14 +130,44 @@ bool Press::skips(std::size_t layer) const {
   return std::find(skip_layers.begin(), skip_layers.end(), layer) != skip_layers.end();
 }
 
-std::size_t Press::keep(std::size_t length) const {
-  const std::size_t budget = slots > 0 ? std::min(slots, length) : keep_ratio.of(length);
-  return std::max(budget, std::min(length, sinks + recent));
+void Press::resolve(std::size_t slot_bytes) {
+  const auto make_slots = [&](Budget& of) {
+    if (of.bytes > 0) of.slots = std::max<std::size_t>(1, of.bytes / slot_bytes);
+  };
+  make_slots(budget);
+  for (Budget& of : layer_budgets) make_slots(of);
 }
 
-bool Press::protection_wins(std::size_t length) const {
-  const std::size_t budget = slots > 0 ? std::min(slots, length) : keep_ratio.of(length);
-  return std::min(length, sinks + recent) > budget;
+std::string Press::name() const {
+  return score == Score::own && own != nullptr ? own->name() : std::string(score_name(score));
+}
+
+std::string Press::budget_text() const {
+  std::string text;
+  for (const Budget& of : layer_budgets) text += (text.empty() ? "" : ":") + of.text();
+  return layer_budgets.empty() ? budget.text() : text;
+}
+
+std::size_t Press::keep(std::size_t layer, std::size_t length) const {
+  return std::max(budget_of(layer).of(length), std::min(length, sinks + recent));
+}
+
+bool Press::protection_wins(std::size_t layer, std::size_t length) const {
+  return std::min(length, sinks + recent) > budget_of(layer).of(length);
+}
+
+Extras Press::extras(std::size_t rotary_dims) const {
+  Extras extras;
+  if (positions == Positions::rerotate) extras.raw_dims = rotary_dims;
+  extras.attention_sums = score == Score::observed || score == Score::observed_sum;
+  if (score == Score::tova) extras.attention_window = 1;
+  if (score == Score::snapkv) extras.attention_window = window;
+  return extras;
+}
+
+Extras operator|(const Extras& a, const Extras& b) {
+  return {std::max(a.raw_dims, b.raw_dims), a.attention_sums || b.attention_sums,
+          std::max(a.attention_window, b.attention_window)};
 }
 
 }  // namespace neoxref::engine

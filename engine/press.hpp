@@ -3,6 +3,8 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -32,6 +34,22 @@ private:
   std::string text_ = "1";
 };
 
+/// How many slots a cut leaves: a share of them, a number, or as many as fit in some bytes.
+struct Budget {
+  KeepRatio keep_ratio;
+  std::size_t slots = 0;  ///< if not 0: this many, instead of the share
+  std::size_t bytes = 0;  ///< if not 0: of keys and values of one layer, all heads; Press::resolve
+                          ///< makes slots of it
+
+  std::size_t of(std::size_t length) const {
+    return slots > 0 ? (slots < length ? slots : length) : keep_ratio.of(length);
+  }
+  /// True for a budget that can cut nothing.
+  bool keeps_all() const { return slots == 0 && bytes == 0 && keep_ratio.keeps_all(); }
+  /// "0.9", "64 slots", "65536 bytes".
+  std::string text() const;
+};
+
 /// Which slots are worth keeping: higher is kept, ties to the lower slot. Formulas, rounding and
 /// sources: docs/presses.md.
 enum class Score : std::uint8_t {
@@ -45,8 +63,14 @@ enum class Score : std::uint8_t {
   recent,          ///< the original position
   keydiff,         ///< minus the cosine to the mean direction of the keys
   random,          ///< drawn once for (seed, layer, head, position)
-  random_fresh     ///< drawn anew at each cut
+  random_fresh,    ///< drawn anew at each cut
+  observed,        ///< mean attention that the slot drew from the queries that saw it
+  observed_sum,    ///< its sum (H2O)
+  tova,            ///< attention of the last query, mean over the heads: one ranking for a layer
+  snapkv,          ///< mean attention of the last queries, smoothed over neighbouring slots
+  own              ///< Press::own
 };
+inline constexpr std::size_t score_count = 16;
 std::string_view score_name(Score score);
 /// Errors: Error naming the scores there are.
 Score parse_score(std::string_view name);
@@ -71,11 +95,46 @@ enum class Positions : std::uint8_t {
 std::string_view positions_name(Positions positions);
 Positions parse_positions(std::string_view name);
 
+/// What a score of the caller's own may look at: a layer at a cut.
+struct LayerSlots {
+  std::size_t layer;
+  std::size_t heads;
+  std::size_t slots;  ///< of every head
+  std::size_t head_dim;
+  std::span<const float> keys;              ///< [heads, slots, head_dim], after rotary
+  std::span<const float> values;            ///< [heads, slots, head_dim]
+  std::span<const float> key_norms;         ///< [heads, slots], as stored when the keys entered
+  std::span<const std::int32_t> positions;  ///< [heads, slots], of the token in its text
+};
+
+/// A score of the caller's own.
+class OwnScore {
+public:
+  virtual ~OwnScore() = default;
+  virtual std::string name() const = 0;
+  /// True if a slot's score depends on its own key, value, norm and position only.
+  virtual bool is_static() const = 0;
+  /// scores  out: [heads, slots], higher is kept, ties go to the lower slot; none may be NaN.
+  /// Called by the thread that calls Model::forward, at each cut of each layer. What it throws comes
+  /// out of forward; the sequence is stopped then.
+  virtual void score(const LayerSlots& slots, std::span<float> scores) const = 0;
+};
+
+/// What a sequence must keep beside keys and values for a press to work.
+struct Extras {
+  std::size_t raw_dims = 0;          ///< rotary dims before they turned
+  bool attention_sums = false;       ///< the attention that each slot has drawn so far
+  std::size_t attention_window = 0;  ///< the attention of this many last queries
+};
+/// Enough for both.
+Extras operator|(const Extras& a, const Extras& b);
+
 /// A rule that shortens the cache: score x budget x trigger x protection.
 struct Press {
   Score score = Score::knorm;
-  KeepRatio keep_ratio;   ///< the budget, of the length at the cut
-  std::size_t slots = 0;  ///< if not 0: the budget as a number of slots, instead of keep_ratio
+  std::shared_ptr<const OwnScore> own;  ///< of score `own`
+  Budget budget;
+  std::vector<Budget> layer_budgets;  ///< one for each layer, instead of `budget`; empty: none
   Trigger trigger = Trigger::exceeds;
   std::size_t prune_after = 0;
   std::size_t interval = 0;  ///< of trigger `every`; at least 1 there
@@ -84,18 +143,33 @@ struct Press {
   Positions positions = Positions::original;
   std::vector<std::size_t> skip_layers = {0};  ///< never cut
   std::uint64_t seed = 0;                      ///< of the random scores
+  std::size_t window = 32;                     ///< queries that snapkv looks at
+  std::size_t pool = 5;                        ///< slots that snapkv smooths over; odd
 
   /// Errors: Error for a rule that contradicts itself or a model of this shape.
   void check(std::size_t layers, std::size_t head_dim, std::size_t rotary_dims) const;
 
+  /// Turns budgets of bytes into slots: floor(bytes / slot_bytes), at least 1.
+  /// slot_bytes  of one slot in all heads of a layer: heads * head_dim * 8.
+  void resolve(std::size_t slot_bytes);
+
+  /// As the score is called: score_name, or the own score's name.
+  std::string name() const;
   bool skips(std::size_t layer) const;
-  /// True for a press that can cut nothing by its budget.
-  bool keeps_all() const { return slots == 0 && keep_ratio.keeps_all(); }
+  const Budget& budget_of(std::size_t layer) const {
+    return layer_budgets.empty() ? budget : layer_budgets[layer];
+  }
+  /// "0.9", or those of the layers with colons between.
+  std::string budget_text() const;
+  /// True for a press that can cut nothing in this layer.
+  bool keeps_all(std::size_t layer) const { return skips(layer) || budget_of(layer).keeps_all(); }
   /// Slots that a cut of a layer of this length leaves: the budget, or the protected ones where they
-  /// are more.
-  std::size_t keep(std::size_t length) const;
+  /// are more. Budgets of bytes must have been resolved.
+  std::size_t keep(std::size_t layer, std::size_t length) const;
   /// True where the protected slots exceed the budget.
-  bool protection_wins(std::size_t length) const;
+  bool protection_wins(std::size_t layer, std::size_t length) const;
+  /// What a sequence must keep for this press. The first token must find it there already.
+  Extras extras(std::size_t rotary_dims) const;
 };
 
 }  // namespace neoxref::engine

@@ -4,7 +4,10 @@
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <string>
+#include <vector>
 
+#include "engine/error.hpp"
 #include "engine/sampler.hpp"
 #include "simd/scalar/ieee.hpp"
 
@@ -33,9 +36,89 @@ float drawn(const Press& press, const Scored& head, std::int32_t position, std::
   return static_cast<float>(word >> 8) * 0x1p-24f;
 }
 
+/// Above every weight: slots that the last queries brought along are worth more than any other.
+constexpr float above_all = 2.0f;
+
+void score_attention(const Press& press, const Scored& head, double* work, float* scores) {
+  const Attended& attended = *head.attended;
+  const std::int32_t* positions = head.cache->positions(head.layer, head.head);
+  const auto age = [&](std::size_t slot) {
+    return head.position - static_cast<std::size_t>(positions[slot]);
+  };
+  if (press.score == Score::observed || press.score == Score::observed_sum) {
+    const double* sums = attended.sums(head.layer, head.head);
+    for (std::size_t slot = 0; slot < head.slots; ++slot) {
+      const double queries = press.score == Score::observed ? static_cast<double>(age(slot)) : 1.0;
+      scores[slot] = static_cast<float>(sums[slot] / queries);
+    }
+    return;
+  }
+  const bool whole_layer = press.score == Score::tova;
+  const std::size_t window = whole_layer ? std::size_t{1} : std::min(press.window, head.position);
+  const std::size_t first_head = whole_layer ? 0 : head.head;
+  const std::size_t heads = whole_layer ? head.cache->shape().heads : 1;
+  std::fill(work, work + head.slots, 0.0);
+  for (std::size_t h = first_head; h < first_head + heads; ++h) {
+    for (std::size_t t = head.position - window; t < head.position; ++t) {
+      const float* row = attended.row(head.layer, h, t);
+      for (std::size_t slot = 0; slot < head.slots; ++slot) {
+        work[slot] += static_cast<double>(row[slot]);
+      }
+    }
+  }
+  std::size_t others = head.slots;
+  while (others > 0 && age(others - 1) <= window) --others;
+  const std::size_t pool = whole_layer ? 1 : press.pool;
+  const double count = static_cast<double>(heads * window * pool);
+  for (std::size_t slot = 0; slot < others; ++slot) {
+    double sum = 0.0;
+    const std::size_t first = slot - std::min(slot, pool / 2);
+    const std::size_t last = std::min(others - 1, slot + pool / 2);
+    for (std::size_t i = first; i <= last; ++i) sum += work[i];
+    scores[slot] = static_cast<float>(sum / count);
+  }
+  std::fill(scores + others, scores + head.slots, above_all);
+}
+
 }  // namespace
 
+void score_layer(const OwnScore& own, const KvCache& cache, std::size_t layer, std::size_t slots,
+                 float* scores) {
+  const std::size_t heads = cache.shape().heads;
+  const std::size_t head_dim = cache.shape().head_dim;
+  std::vector<float> keys(heads * slots * head_dim);
+  std::vector<float> values(keys.size());
+  std::vector<float> norms(heads * slots);
+  std::vector<std::int32_t> positions(heads * slots);
+  for (std::size_t head = 0; head < heads; ++head) {
+    const float* panels = cache.keys(layer, head);
+    for (std::size_t slot = 0; slot < slots; ++slot) {
+      const std::size_t to = (head * slots + slot) * head_dim;
+      for (std::size_t d = 0; d < head_dim; ++d) {
+        keys[to + d] =
+            panels[(slot / simd::lanes * head_dim + d) * simd::lanes + slot % simd::lanes];
+      }
+      std::copy_n(cache.values(layer, head) + slot * cache.value_stride(), head_dim,
+                  values.begin() + static_cast<std::ptrdiff_t>(to));
+    }
+    const auto to = static_cast<std::ptrdiff_t>(head * slots);
+    std::copy_n(cache.norms(layer, head), slots, norms.begin() + to);
+    std::copy_n(cache.positions(layer, head), slots, positions.begin() + to);
+  }
+  own.score({layer, heads, slots, head_dim, keys, values, norms, positions},
+            {scores, heads * slots});
+  for (std::size_t i = 0; i < heads * slots; ++i) {
+    if (scores[i] != scores[i]) {
+      throw Error("score " + own.name(), "a score is NaN", "numbers",
+                  "NaN in layer " + std::to_string(layer) + ", head " + std::to_string(i / slots) +
+                      ", slot " + std::to_string(i % slots));
+    }
+    scores[i] = scores[i] + 0.0f;
+  }
+}
+
 void score_slots(const Press& press, const Scored& head, double* work, float* scores) {
+  if (head.attended != nullptr) return score_attention(press, head, work, scores);
   const KvCache& cache = *head.cache;
   const std::size_t head_dim = cache.shape().head_dim;
   const float* norms = cache.norms(head.layer, head.head);
@@ -103,6 +186,12 @@ void score_slots(const Press& press, const Scored& head, double* work, float* sc
         break;
       case Score::random_fresh:
         score = drawn(press, head, positions[slot], static_cast<std::uint32_t>(head.cuts) + 1);
+        break;
+      case Score::observed:
+      case Score::observed_sum:
+      case Score::tova:
+      case Score::snapkv:
+      case Score::own:
         break;
     }
     // A sum with +0 turns -0 into +0, so that the two tie.

@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "engine/attended.hpp"
 #include "engine/kv_cache.hpp"
 #include "engine/press.hpp"
 
@@ -12,17 +13,24 @@ namespace neoxref::engine {
 /// What a score may look at: one head at a cut.
 struct Scored {
   const KvCache* cache;
+  const Attended* attended;  ///< for scores that rank by attention
   std::size_t layer;
   std::size_t head;
   std::size_t slots;
   std::size_t rotary_dims;
   const float* key_bias;  ///< [head_dim]; null where the model has none
   std::size_t cuts;       ///< that this layer has had
+  std::size_t position;   ///< tokens that have entered
 };
 
 /// scores [slots]: higher is kept. knorm reads the stored norms; nothing else is cached.
-/// work   [head_dim] doubles.
+/// work   max(head_dim, slots) doubles. Not for the score `own`.
 void score_slots(const Press& press, const Scored& head, double* work, float* scores);
+
+/// The score `own` of a layer whose heads have as many slots each: scores [heads, slots].
+/// Errors: Error for NaN; what the score throws.
+void score_layer(const OwnScore& own, const KvCache& cache, std::size_t layer, std::size_t slots,
+                 float* scores);
 
 /// The slots to keep, ascending: the first `sinks` and the last `recent`, then those of the highest
 /// score among the others, ties to the lower slot, `keep` in all.

@@ -12,10 +12,29 @@ namespace {
 
 constexpr std::size_t never = std::numeric_limits<std::size_t>::max();
 
+bool heads_agree(const KvCache& cache, std::size_t layer) {
+  const std::int32_t* first = cache.positions(layer, 0);
+  for (std::size_t head = 1; head < cache.shape().heads; ++head) {
+    if (cache.length(layer, head) != cache.length(layer, 0)) return false;
+    if (!std::equal(first, first + cache.length(layer, 0), cache.positions(layer, head)))
+      return false;
+  }
+  return true;
+}
+
 }  // namespace
+
+Sequence::Sequence(const CacheShape& shape, std::size_t capacity, const Extras& extras)
+    : cache(shape, capacity, extras.raw_dims), cut_counts(shape.layers, 0) {
+  if (extras.attention_sums || extras.attention_window > 0) {
+    attended.emplace(shape, cache.capacity(), extras.attention_sums, extras.attention_window);
+  }
+}
 
 Sequence Sequence::fork() const {
   Sequence copy(cache.fork());
+  copy.attended = attended;
+  copy.log_dropped = log_dropped;
   copy.position = position;
   copy.cuts = cuts;
   copy.cut_counts = cut_counts;
@@ -41,7 +60,24 @@ void Sequence::set_press(const Press& press, std::size_t rotary_dims) {
                   std::to_string(position) + " slots", std::to_string(cache.longest(layer)));
     }
   }
+  const Extras extras = press.extras(rotary_dims);
+  const bool has_sums = attended && attended->has_sums();
+  const std::size_t window = attended ? attended->window() : 0;
+  if ((extras.attention_sums && !has_sums) || extras.attention_window > window) {
+    throw Error("score", press.name() +
+                             " ranks by attention, which this sequence did not note from its "
+                             "first token on");
+  }
+  if (press.score == Score::tova) {
+    for (std::size_t layer = 0; layer < cache.shape().layers; ++layer) {
+      if (press.skips(layer) || heads_agree(cache, layer)) continue;
+      throw Error("score", "tova ranks the heads of a layer as one, but they hold other tokens",
+                  "a cache that no other score has cut", "layer " + std::to_string(layer));
+    }
+  }
+  if (!extras.attention_sums && extras.attention_window == 0) attended.reset();
   press_ = press;
+  press_->resolve(cache.shape().heads * cache.shape().head_dim * 2 * sizeof(float));
   rotary_dims_ = rotary_dims;
   since_press_ = 0;
   considered_ = false;
@@ -83,9 +119,9 @@ bool Sequence::layer_due_after_token(std::size_t layer) const {
 
 std::size_t Sequence::tokens_until_cut() const {
   std::size_t tokens = never;
-  if (!press_ || press_->keeps_all()) return tokens;
+  if (!press_) return tokens;
   for (std::size_t layer = 0; layer < cache.shape().layers; ++layer) {
-    if (!press_->skips(layer)) tokens = std::min(tokens, until_cut(state(layer)));
+    if (!press_->keeps_all(layer)) tokens = std::min(tokens, until_cut(state(layer)));
   }
   return tokens;
 }
@@ -108,17 +144,17 @@ std::size_t Sequence::rotary_position(std::size_t slot, std::size_t offset) cons
 
 std::size_t Sequence::peak(std::size_t layer, std::size_t tokens) const {
   State now = state(layer);
-  if (!press_ || press_->skips(layer) || press_->keeps_all()) return now.length + tokens;
+  if (!press_ || press_->keeps_all(layer)) return now.length + tokens;
   std::size_t most = now.length;
   bool asked = considered_;
   while (tokens > 0) {
-    if (!asked && due_before(now)) now.length = press_->keep(now.length);
+    if (!asked && due_before(now)) now.length = press_->keep(layer, now.length);
     const std::size_t entering = std::min(tokens, until_cut(now));
     now.length += entering;
     now.since_press += entering;
     tokens -= entering;
     most = std::max(most, now.length);
-    if (due_after(now)) now.length = press_->keep(now.length);
+    if (due_after(now)) now.length = press_->keep(layer, now.length);
     // The prompt ends once; what due_before says of it holds for the first token only.
     asked = press_->trigger == Trigger::after_prompt;
   }

@@ -5,6 +5,7 @@
 #include <optional>
 #include <vector>
 
+#include "engine/attended.hpp"
 #include "engine/kv_cache.hpp"
 #include "engine/press.hpp"
 
@@ -16,20 +17,23 @@ struct Cut {
   std::size_t position;  ///< of the last token that had entered
   std::size_t before;    ///< slots per head
   std::size_t after;
+  bool protection_won;                ///< the protected slots were more than the budget
+  std::vector<std::int32_t> dropped;  ///< [heads, before - after], original positions; only where
+                                      ///< Sequence::log_dropped
 };
 
 /// One text on its way through a model: its cache, its press, and how far it is.
 class Sequence {
 public:
-  /// capacity in slots per head; raw_dims: rotary dims to keep unrotated, which `rerotate` needs.
+  /// capacity in slots per head; extras: those of the presses to come (Press::extras).
   /// Errors: as KvCache.
-  Sequence(const CacheShape& shape, std::size_t capacity, std::size_t raw_dims = 0)
-      : cache(shape, capacity, raw_dims), cut_counts(shape.layers, 0) {}
+  Sequence(const CacheShape& shape, std::size_t capacity, const Extras& extras = {});
 
-  /// A copy that goes on independently: cache, press, cuts.
+  /// A copy that goes on independently: cache, attention drawn, press, cuts; without the watcher.
   Sequence fork() const;
 
-  /// From the next token on. Errors: Error for a press that contradicts itself or this sequence.
+  /// From the next token on. What this press does not need of the attention drawn is forgotten, so a
+  /// later press cannot ask for it. Errors: Error for a press that contradicts itself or this sequence.
   void set_press(const Press& press, std::size_t rotary_dims);
   const std::optional<Press>& press() const { return press_; }
   /// The rotary dims that set_press was told; 0 without a press.
@@ -41,6 +45,9 @@ public:
   /// Position that the key of a token turns by: the token is `offset` tokens after the last one that
   /// has entered, and its slot in this head is `slot`.
   std::size_t rotary_position(std::size_t slot, std::size_t offset) const;
+
+  /// True if somebody wants to know who attends to what.
+  bool watched() const { return attended.has_value() || watcher != nullptr; }
 
   /// Most slots that the layer holds at one time while `tokens` more enter.
   std::size_t peak(std::size_t layer, std::size_t tokens) const;
@@ -56,7 +63,10 @@ public:
   std::size_t tokens_until_cut() const;
 
   KvCache cache;
-  std::size_t position = 0;  ///< tokens that have entered
+  std::optional<Attended> attended;     ///< only where asked for
+  AttentionWatcher* watcher = nullptr;  ///< sees all attention, if set; not owned
+  bool log_dropped = false;             ///< cuts say what they dropped
+  std::size_t position = 0;             ///< tokens that have entered
   std::vector<Cut> cuts;
   std::vector<std::size_t> cut_counts;  ///< of each layer
   bool stopped = false;                 ///< a value was not finite; nothing more can enter

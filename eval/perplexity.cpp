@@ -40,8 +40,8 @@ void score(const Model& model, std::span<const float> logits, std::int32_t token
 
 void check_against_plan(const TextScore& text, const Sequence& sequence) {
   const engine::Press& press = *sequence.press();
-  const auto expected = plan(press, text.tokens - 1, text.effective_prune_after);
   for (std::size_t layer = 0; layer < sequence.cache.shape().layers; ++layer) {
+    const auto expected = plan(press, text.tokens - 1, text.effective_prune_after, layer);
     std::vector<PlannedCut> happened;
     for (const engine::Cut& cut : sequence.cuts) {
       if (cut.layer == layer) happened.push_back({cut.position, cut.before, cut.after});
@@ -89,8 +89,8 @@ public:
   Sweep(Model& model, const Protocol& protocol, std::vector<Row>& rows)
       : model_(model), protocol_(protocol), rows_(rows), digests_(rows.size()) {
     for (const Row& row : rows) {
-      if (row.press && row.press->positions == engine::Positions::rerotate) {
-        raw_dims_ = model.config().rotary_dims;
+      if (row.press) {
+        extras_ = extras_ | row.press->extras(model.config().rotary_dims);
       }
     }
   }
@@ -116,7 +116,7 @@ public:
     const std::span<const std::int32_t> ids(text.tokens.data(), start.tokens);
     const engine::Config& config = model_.config();
     logits_.resize(chunk * config.vocab);
-    Sequence base({config.layers, config.heads, config.head_dim}, start.tokens, raw_dims_);
+    Sequence base({config.layers, config.heads, config.head_dim}, start.tokens, extras_);
     std::vector<float> after_prefix(config.vocab);
     forward(model_, {&base, ids.first(prefix), engine::LogitRows::last, after_prefix.data()},
             text.name, 0);
@@ -184,7 +184,7 @@ private:
   std::vector<Row>& rows_;
   std::vector<Digest> digests_;
   std::vector<float> logits_;
-  std::size_t raw_dims_ = 0;
+  engine::Extras extras_;  ///< for every press of the sweep
 };
 
 }  // namespace

@@ -28,14 +28,16 @@ Ratio Ratio::parse(std::string_view text) {
   return ratio;
 }
 
-std::vector<PlannedCut> plan(const engine::Press& press, std::size_t tokens,
-                             std::size_t untouched) {
+std::vector<PlannedCut> plan(const engine::Press& press, std::size_t tokens, std::size_t untouched,
+                             std::size_t layer) {
   using engine::Trigger;
   std::vector<PlannedCut> cuts;
-  const Ratio ratio = Ratio::parse(press.keep_ratio.text());
+  const engine::Budget& budget =
+      press.layer_budgets.empty() ? press.budget : press.layer_budgets.at(layer);
+  const Ratio ratio = Ratio::parse(budget.keep_ratio.text());
   std::size_t slots = 0;
   const auto cut = [&](std::size_t token) {
-    std::size_t after = press.slots;
+    std::size_t after = budget.slots;
     if (after == 0) {
       const std::size_t product = slots * ratio.numerator;
       after = product / ratio.denominator + (product % ratio.denominator != 0 ? 1 : 0);

@@ -25,9 +25,11 @@ struct Ratio {
   static Ratio parse(std::string_view text);
 };
 
-/// The cuts of a layer that is not skipped when `tokens` tokens enter of which the first `untouched`
-/// enter before the press is set, and are its prompt. Integer arithmetic that shares no code with the
+/// The cuts of a layer that is not skipped, when `tokens` tokens enter of which the first `untouched`
+/// enter before the press is set, and are its prompt. layer matters where budgets are given layer by
+/// layer; budgets of bytes must have been resolved. Integer arithmetic that shares no code with the
 /// engine: it predicts a run before it starts, and every run is held to it.
-std::vector<PlannedCut> plan(const engine::Press& press, std::size_t tokens, std::size_t untouched);
+std::vector<PlannedCut> plan(const engine::Press& press, std::size_t tokens, std::size_t untouched,
+                             std::size_t layer = 0);
 
 }  // namespace neoxref::eval

@@ -72,6 +72,8 @@ struct Product {
 /// values  [slots, value_stride], value_stride a multiple of 16, columns past head_dim are zero.
 /// output  [queries, head_dim], row i at output + i * output_stride.
 /// scratch attention_scratch(queries, slots, head_dim) floats, 64-byte aligned.
+/// weights null, or out: the softmax itself, RN32(e_j / Z), row i at weights + i * weights_stride,
+///         as many as query i sees.
 struct Attention {
   std::size_t queries;
   std::size_t first_slots;
@@ -85,6 +87,8 @@ struct Attention {
   float* output;
   std::size_t output_stride;
   float* scratch;
+  float* weights = nullptr;
+  std::size_t weights_stride = 0;
 };
 
 struct MaxAndSum {

@@ -35,7 +35,7 @@ struct Fixture {
 
 eval::RowSpec keep(const std::string& ratio, engine::Trigger trigger = engine::Trigger::exceeds) {
   engine::Press press;
-  press.keep_ratio = engine::KeepRatio::parse(ratio);
+  press.budget.keep_ratio = engine::KeepRatio::parse(ratio);
   press.trigger = trigger;
   return {ratio, press};
 }

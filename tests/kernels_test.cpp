@@ -129,6 +129,19 @@ void check_attention(const AttentionShape& shape, std::uint64_t seed) {
                                  query_stride, keys.data(), values.data(), value_stride, scale,
                                  result.data(), output_stride, work.data()});
               });
+  const std::size_t stride = slots + random.below(3);
+  expect_same(
+      "attention weights",
+      text({{"queries", shape.queries},
+            {"first_slots", shape.first_slots},
+            {"head_dim", shape.head_dim},
+            {"fill", static_cast<std::size_t>(fill)}}),
+      seed, output(random, shape.queries * stride), [&](const Kernels& table, Floats& result) {
+        Floats context = out;
+        table.attention({shape.queries, shape.first_slots, shape.head_dim, queries.data(),
+                         query_stride, keys.data(), values.data(), value_stride, scale,
+                         context.data(), output_stride, work.data(), result.data(), stride});
+      });
 }
 
 /// Ascending slots of `slots`, each kept with probability percent / 100, at least one; in runs when

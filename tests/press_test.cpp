@@ -38,7 +38,7 @@ BOOST_AUTO_TEST_CASE(selection_is_a_stable_sort_with_protected_ends) {
   for (int round = 0; round < 500; ++round) {
     const std::size_t slots = 1 + numbers.below(300);
     engine::Press press;
-    press.slots = 1 + numbers.below(slots);
+    press.budget.slots = 1 + numbers.below(slots);
     press.sinks = numbers.below(4) == 0 ? numbers.below(slots + 5) : 0;
     press.recent = numbers.below(4) == 0 ? numbers.below(slots + 5) : 0;
     // Few values, so that there are many ties; zeros of both signs and subnormals among them.
@@ -56,12 +56,12 @@ BOOST_AUTO_TEST_CASE(selection_is_a_stable_sort_with_protected_ends) {
     std::stable_sort(others.begin(), others.end(),
                      [&](std::size_t a, std::size_t b) { return scores[a] > scores[b]; });
     for (const std::size_t slot : others) {
-      if (expected.size() < press.slots) expected.push_back(slot);
+      if (expected.size() < press.budget.slots) expected.push_back(slot);
     }
     std::sort(expected.begin(), expected.end());
-    const std::size_t keep = press.keep(slots);
+    const std::size_t keep = press.keep(0, slots);
     BOOST_REQUIRE_EQUAL(keep, expected.size());
-    BOOST_CHECK_EQUAL(press.protection_wins(slots), keep > press.slots);
+    BOOST_CHECK_EQUAL(press.protection_wins(0, slots), keep > press.budget.slots);
     std::vector<std::uint64_t> ranking(slots);
     std::vector<std::uint32_t> kept(slots);
     engine::select_highest(scores.data(), slots, keep, press.sinks, press.recent, ranking.data(),
@@ -74,7 +74,7 @@ BOOST_AUTO_TEST_CASE(selection_is_a_stable_sort_with_protected_ends) {
 BOOST_AUTO_TEST_CASE(cuts_of_the_study) {
   const auto cuts = [](const char* ratio, engine::Trigger trigger) {
     engine::Press press;
-    press.keep_ratio = KeepRatio::parse(ratio);
+    press.budget.keep_ratio = KeepRatio::parse(ratio);
     press.prune_after = 256;
     press.trigger = trigger;
     return eval::plan(press, 1023, 256).size();
@@ -86,7 +86,7 @@ BOOST_AUTO_TEST_CASE(cuts_of_the_study) {
   BOOST_CHECK_EQUAL(cuts("0.7", engine::Trigger::reaches), 11u);
   BOOST_CHECK_EQUAL(cuts("1", engine::Trigger::exceeds), 0u);
   engine::Press study_two;
-  study_two.keep_ratio = KeepRatio::parse("0.5");
+  study_two.budget.keep_ratio = KeepRatio::parse("0.5");
   study_two.prune_after = 512;
   BOOST_CHECK_EQUAL(eval::plan(study_two, 511, 512).size(), 0u);
   for (const char* text : {"", "0", "1.5", "x", "0.5x", "..5"}) {
@@ -95,7 +95,7 @@ BOOST_AUTO_TEST_CASE(cuts_of_the_study) {
 }
 
 BOOST_AUTO_TEST_CASE(names_are_their_own_inverse_and_rules_are_checked) {
-  for (int i = 0; i < 11; ++i) {
+  for (int i = 0; i < static_cast<int>(engine::score_count); ++i) {
     const auto score = static_cast<engine::Score>(i);
     BOOST_CHECK(engine::parse_score(engine::score_name(score)) == score);
   }

@@ -4,6 +4,8 @@
 #define BOOST_TEST_MODULE presses
 #include <algorithm>
 #include <boost/test/unit_test.hpp>
+#include <limits>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -28,12 +30,25 @@ using engine::Trigger;
 constexpr std::size_t prompt = 23;
 constexpr std::size_t tokens_in_all = 75;
 
+/// A score of one's own that depends on everything it is shown.
+class Mixed : public engine::OwnScore {
+public:
+  std::string name() const override { return "mixed"; }
+  bool is_static() const override { return true; }
+  void score(const engine::LayerSlots& slots, std::span<float> scores) const override {
+    for (std::size_t i = 0; i < scores.size(); ++i) {
+      const float* key = slots.keys.data() + i * slots.head_dim;
+      const float* value = slots.values.data() + (i + 1) * slots.head_dim;
+      scores[i] = key[0] * value[-1] - slots.key_norms[i] +
+                  static_cast<float>((slots.positions[i] + static_cast<int>(slots.layer)) % 3);
+    }
+  }
+};
+
 std::string describe(const Press& press) {
-  return std::string(engine::score_name(press.score)) + ", " +
-         std::string(engine::trigger_name(press.trigger)) + ", " +
-         std::string(engine::positions_name(press.positions)) + ", keep " +
-         (press.slots > 0 ? std::to_string(press.slots) : press.keep_ratio.text()) + ", P " +
-         std::to_string(press.prune_after) + ", sinks " + std::to_string(press.sinks) +
+  return press.name() + ", " + std::string(engine::trigger_name(press.trigger)) + ", " +
+         std::string(engine::positions_name(press.positions)) + ", keep " + press.budget_text() +
+         ", P " + std::to_string(press.prune_after) + ", sinks " + std::to_string(press.sinks) +
          ", recent " + std::to_string(press.recent);
 }
 
@@ -41,18 +56,28 @@ std::string describe(const Press& press) {
 std::vector<Press> presses() {
   std::vector<Press> all;
   tests::Numbers numbers(20);
-  for (int score = 0; score < 11; ++score) {
+  for (int score = 0; score < static_cast<int>(engine::score_count); ++score) {
     for (int trigger = 0; trigger < 12; ++trigger) {
       Press press;
       press.score = static_cast<Score>(score);
+      if (press.score == Score::own) press.own = std::make_shared<Mixed>();
       press.trigger = static_cast<Trigger>(trigger % 4);
       press.interval = press.trigger == Trigger::every ? 1 + numbers.below(9) : 0;
       press.positions = static_cast<Positions>(numbers.below(3));
       press.skip_layers.clear();
       if (press.positions != Positions::rerotate && numbers.below(2) == 0) press.skip_layers = {1};
       static constexpr const char* ratios[] = {"0.5", "0.9", "0.03", "0.75", "1"};
-      press.keep_ratio = engine::KeepRatio::parse(ratios[numbers.below(5)]);
-      if (numbers.below(4) == 0) press.slots = 1 + numbers.below(30);
+      const auto budget = [&] {
+        engine::Budget drawn;
+        drawn.keep_ratio = engine::KeepRatio::parse(ratios[numbers.below(5)]);
+        if (numbers.below(4) == 0) drawn.slots = 1 + numbers.below(30);
+        if (numbers.below(6) == 0) drawn.bytes = 1 + numbers.below(20000);
+        return drawn;
+      };
+      press.budget = budget();
+      if (numbers.below(4) == 0) press.layer_budgets = {budget(), budget(), budget()};
+      press.window = 1 + numbers.below(12);
+      press.pool = 1 + 2 * numbers.below(4);
       press.sinks = numbers.below(2) * numbers.below(6);
       press.recent = numbers.below(2) * numbers.below(6);
       static constexpr std::size_t limits[] = {20, 0, 30};
@@ -62,6 +87,25 @@ std::vector<Press> presses() {
     }
   }
   return all;
+}
+
+/// What the cuts say they dropped, and what is left, are all tokens, each once.
+void check_dropped(const Sequence& sequence, std::size_t layer, const std::string& what) {
+  for (std::size_t head = 0; head < sequence.cache.shape().heads; ++head) {
+    const std::int32_t* left = sequence.cache.positions(layer, head);
+    std::vector<std::int32_t> all(left, left + sequence.cache.length(layer, head));
+    for (const engine::Cut& cut : sequence.cuts) {
+      if (cut.layer != layer) continue;
+      const std::size_t count = cut.before - cut.after;
+      const auto first = cut.dropped.begin() + static_cast<std::ptrdiff_t>(head * count);
+      all.insert(all.end(), first, first + static_cast<std::ptrdiff_t>(count));
+    }
+    std::sort(all.begin(), all.end());
+    BOOST_REQUIRE_MESSAGE(all.size() == sequence.position, what);
+    for (std::size_t i = 0; i < all.size(); ++i) {
+      BOOST_REQUIRE_MESSAGE(all[i] == static_cast<std::int32_t>(i), what);
+    }
+  }
 }
 
 }  // namespace
@@ -92,7 +136,9 @@ BOOST_AUTO_TEST_CASE(engine_keeps_the_slots_that_the_oracle_keeps) {
     }
     for (const std::size_t chunk : {tokens_in_all, std::size_t{9}, std::size_t{1}}) {
       Sequence sequence({shape.layers, shape.heads, shape.head_dim}, tokens.size(),
-                        model.config().rotary_dims);
+                        press.extras(model.config().rotary_dims) |
+                            engine::Extras{model.config().rotary_dims, false, 0});
+      sequence.log_dropped = true;
       std::vector<float> logits(tokens.size() * shape.vocab);
       const auto feed = [&](std::size_t first, std::size_t count) {
         Step step{&sequence, all.subspan(first, count), LogitRows::all,
@@ -125,8 +171,10 @@ BOOST_AUTO_TEST_CASE(engine_keeps_the_slots_that_the_oracle_keeps) {
           if (cut.layer == layer) happened.push_back({cut.position, cut.before, cut.after});
         }
         cuts += happened.size();
-        const auto planned = press.skips(layer) ? std::vector<eval::PlannedCut>{}
-                                                : eval::plan(press, tokens.size(), prompt);
+        check_dropped(sequence, layer, what);
+        const auto planned = press.skips(layer)
+                                 ? std::vector<eval::PlannedCut>{}
+                                 : eval::plan(*sequence.press(), tokens.size(), prompt, layer);
         BOOST_CHECK_MESSAGE(happened == planned,
                             what << ": cuts of layer " << layer << " are not the planned ones");
       }
@@ -142,7 +190,7 @@ BOOST_AUTO_TEST_CASE(rerotated_generation_goes_past_the_context_in_a_constant_ca
   tests::write_checkpoint(folder.path(), shape);
   Model model = Model::load(folder.path(), {"", engine::Backend::serial, 1});
   Press press;
-  press.keep_ratio = engine::KeepRatio::parse("0.5");
+  press.budget.keep_ratio = engine::KeepRatio::parse("0.5");
   press.prune_after = 40;
   press.sinks = 4;
   press.recent = 8;
@@ -176,4 +224,148 @@ BOOST_AUTO_TEST_CASE(rerotated_generation_goes_past_the_context_in_a_constant_ca
   Sequence without_raw = model.sequence(41);
   BOOST_CHECK_THROW(without_raw.set_press(press, model.config().rotary_dims), engine::Error);
   BOOST_CHECK_THROW(sequence.set_press(press, model.config().rotary_dims), engine::Error);
+}
+
+BOOST_AUTO_TEST_CASE(a_mask_over_a_full_cache_is_compaction) {
+  tests::Shape shape;
+  shape.layers = 2;
+  shape.head_dim = 20;
+  shape.rotary_pct = 0.3;
+  shape.max_positions = 256;
+  const tests::TemporaryFolder folder;
+  tests::write_checkpoint(folder.path(), shape);
+  const auto checkpoint = engine::Checkpoint::open(folder.path());
+  Model model = Model::load(folder.path(), {"", engine::Backend::serial, 1});
+  // Long enough that the slots that are left fill other blocks of 64 than they did.
+  const auto tokens = tests::random_tokens(160, shape.vocab, 6);
+  for (const auto score : {Score::knorm, Score::random, Score::tova, Score::snapkv}) {
+    Press press;
+    press.score = score;
+    press.budget.keep_ratio = engine::KeepRatio::parse("0.6");
+    press.prune_after = 100;
+    press.skip_layers = {};
+    engine::Oracle<float> masked(checkpoint);
+    masked.set_press(press);
+    masked.mask_instead_of_dropping();
+    std::vector<float> expected;
+    for (const std::int32_t token : tokens) {
+      const auto row = masked.forward(token);
+      expected.insert(expected.end(), row.begin(), row.end());
+    }
+    Sequence sequence = model.sequence(tokens.size(), press);
+    std::vector<float> logits(expected.size());
+    Step step{&sequence, tokens, LogitRows::all, logits.data()};
+    BOOST_REQUIRE(model.forward({&step, 1}));
+    BOOST_CHECK_GT(sequence.cuts.size(), 2u);
+    BOOST_CHECK_EQUAL(masked.stored(0), tokens.size());
+    BOOST_CHECK_EQUAL(masked.length(0), sequence.cache.length(0, 0));
+    BOOST_CHECK(std::equal(logits.begin(), logits.end(), expected.begin(), tests::same_bits));
+  }
+}
+
+BOOST_AUTO_TEST_CASE(scores_that_rank_by_attention_need_it_from_the_first_token_on) {
+  tests::Shape shape;
+  const tests::TemporaryFolder folder;
+  tests::write_checkpoint(folder.path(), shape);
+  Model model = Model::load(folder.path(), {"", engine::Backend::serial, 1});
+  Press press;
+  press.score = Score::snapkv;
+  press.window = 8;
+  press.prune_after = 20;
+  press.budget.keep_ratio = engine::KeepRatio::parse("0.5");
+  const std::size_t rotary_dims = model.config().rotary_dims;
+  Sequence blind = model.sequence(40);
+  BOOST_CHECK_THROW(blind.set_press(press, rotary_dims), engine::Error);
+  Sequence narrow = model.sequence(40, press);
+  press.window = 9;
+  BOOST_CHECK_THROW(narrow.set_press(press, rotary_dims), engine::Error);
+  press.window = 8;
+  // A press that does not look ends the noting.
+  Press other = press;
+  other.score = Score::knorm;
+  narrow.set_press(other, rotary_dims);
+  BOOST_CHECK_THROW(narrow.set_press(press, rotary_dims), engine::Error);
+  // One ranking for all heads, after heads were ranked apart.
+  other.score = Score::tova;
+  other.skip_layers = {};
+  Press apart = other;
+  apart.score = Score::snapkv;
+  Sequence ranked = model.sequence(40, apart);
+  const auto tokens = tests::random_tokens(30, shape.vocab, 4);
+  std::vector<float> logits(shape.vocab);
+  Step step{&ranked, tokens, LogitRows::last, logits.data()};
+  BOOST_REQUIRE(model.forward({&step, 1}));
+  BOOST_CHECK_GT(ranked.cuts.size(), 0u);
+  BOOST_CHECK_THROW(ranked.set_press(other, rotary_dims), engine::Error);
+}
+
+BOOST_AUTO_TEST_CASE(an_own_score_that_fails_stops_its_sequence) {
+  class Broken : public engine::OwnScore {
+  public:
+    std::string name() const override { return "broken"; }
+    bool is_static() const override { return true; }
+    void score(const engine::LayerSlots&, std::span<float> scores) const override {
+      std::fill(scores.begin(), scores.end(), std::numeric_limits<float>::quiet_NaN());
+    }
+  };
+  tests::Shape shape;
+  const tests::TemporaryFolder folder;
+  tests::write_checkpoint(folder.path(), shape);
+  Model model = Model::load(folder.path(), {"", engine::Backend::serial, 1});
+  Press press;
+  press.score = Score::own;
+  press.prune_after = 20;
+  press.budget.keep_ratio = engine::KeepRatio::parse("0.5");
+  BOOST_CHECK_THROW(model.sequence(40, press), engine::Error);
+  press.own = std::make_shared<Broken>();
+  Sequence sequence = model.sequence(40, press);
+  const auto tokens = tests::random_tokens(30, shape.vocab, 4);
+  std::vector<float> logits(shape.vocab);
+  Step step{&sequence, tokens, LogitRows::last, logits.data()};
+  BOOST_CHECK_EXCEPTION(model.forward({&step, 1}), engine::Error, [](const engine::Error& error) {
+    return std::string(error.what()).find("broken") != std::string::npos;
+  });
+  BOOST_CHECK(sequence.stopped);
+  BOOST_CHECK(sequence.cuts.empty());
+  BOOST_CHECK_THROW(model.forward({&step, 1}), engine::Error);
+}
+
+BOOST_AUTO_TEST_CASE(a_watcher_sees_the_softmax) {
+  class Watcher : public engine::AttentionWatcher {
+  public:
+    void see(std::size_t layer, std::size_t head, std::size_t first_position, std::size_t queries,
+             std::size_t first_slots, const float* weights,
+             std::size_t weights_stride) noexcept override {
+      for (std::size_t i = 0; i < queries; ++i) {
+        double sum = 0.0;
+        for (std::size_t j = 0; j < first_slots + i; ++j) {
+          sum += static_cast<double>(weights[i * weights_stride + j]);
+        }
+        far_from_one += sum < 0.999 || sum > 1.001;
+        out_of_order += layer == 0 && head == 0 && first_position + i != next++;
+      }
+    }
+    std::size_t next = 0;
+    std::size_t far_from_one = 0;
+    std::size_t out_of_order = 0;
+  };
+  tests::Shape shape;
+  const tests::TemporaryFolder folder;
+  tests::write_checkpoint(folder.path(), shape);
+  Model model = Model::load(folder.path(), {"", engine::Backend::serial, 1});
+  const auto tokens = tests::random_tokens(90, shape.vocab, 4);
+  std::vector<float> logits(shape.vocab);
+  std::vector<float> seen(shape.vocab);
+  Sequence plain = model.sequence(90);
+  Step step{&plain, tokens, LogitRows::last, logits.data()};
+  BOOST_REQUIRE(model.forward({&step, 1}));
+  Watcher watcher;
+  Sequence watched = model.sequence(90);
+  watched.watcher = &watcher;
+  Step again{&watched, tokens, LogitRows::last, seen.data()};
+  BOOST_REQUIRE(model.forward({&again, 1}));
+  BOOST_CHECK_EQUAL(watcher.next, 90u);
+  BOOST_CHECK_EQUAL(watcher.far_from_one, 0u);
+  BOOST_CHECK_EQUAL(watcher.out_of_order, 0u);
+  BOOST_CHECK(std::equal(logits.begin(), logits.end(), seen.begin(), tests::same_bits));
 }

@@ -200,10 +200,9 @@ Json EvalCommand::document(const engine::Model& model, const std::vector<Row>& r
       }
       texts.push_back(std::move(entry));
     }
-    const bool by_slots = row.press && row.press->slots > 0;
+    const bool by_ratio = row.label.find_first_not_of("0123456789.") == std::string::npos;
     list.push_back({{"label", row.label},
-                    {"keep_ratio", by_slots ? Json() : Json(std::stod(row.label))},
-                    {"keep_slots", by_slots ? Json(row.press->slots) : Json()},
+                    {"keep_ratio", by_ratio ? Json(std::stod(row.label)) : Json()},
                     {"protocol", "two-phase"},
                     {"trigger", engine::trigger_name(press.trigger)},
                     {"press", row.press ? engine::score_name(press.score) : "none"},

@@ -28,6 +28,11 @@ struct PlanCommand {
     if ((trigger == engine::Trigger::every) != (interval > 0)) {
       throw UsageError("--interval: goes with --trigger every");
     }
+    for (const std::string& text : keep_ratios) {
+      if (text.find(':') != std::string::npos) {
+        throw UsageError("--keep-ratio: a plan is that of one layer, so it takes one value");
+      }
+    }
     const std::size_t prefix = eval::effective_prune_after(prune_after, length);
     nlohmann::ordered_json rows = nlohmann::ordered_json::array();
     if (!common.json) {
@@ -39,7 +44,7 @@ struct PlanCommand {
     }
     for (const std::string& text : keep_ratios) {
       engine::Press press;
-      press.keep_ratio = engine::KeepRatio::parse(text);
+      press.budget.keep_ratio = engine::KeepRatio::parse(text);
       press.trigger = trigger;
       press.interval = interval;
       press.prune_after = prefix;

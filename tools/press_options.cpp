@@ -13,11 +13,11 @@ namespace {
 
 constexpr const char* press_group = "Compression";
 
-std::vector<std::string> split(const std::string& text) {
+std::vector<std::string> split(const std::string& text, char at = ',') {
   std::vector<std::string> parts;
   std::size_t begin = 0;
   for (;;) {
-    const std::size_t comma = std::min(text.find(',', begin), text.size());
+    const std::size_t comma = std::min(text.find(at, begin), text.size());
     parts.push_back(text.substr(begin, comma - begin));
     if (comma == text.size()) return parts;
     begin = comma + 1;
@@ -42,27 +42,70 @@ std::vector<std::size_t> parse_layers(const std::string& text) {
   return layers;
 }
 
+/// One budget, or one for each layer with colons between.
+std::vector<engine::Budget> parse_budgets(const std::string& text,
+                                          engine::Budget (*parse)(const std::string&)) {
+  std::vector<engine::Budget> budgets;
+  for (const std::string& part : split(text, ':')) budgets.push_back(parse(part));
+  return budgets;
+}
+
+engine::Budget ratio_budget(const std::string& text) {
+  engine::Budget budget;
+  try {
+    budget.keep_ratio = engine::KeepRatio::parse(text);
+  } catch (const engine::Error&) {
+    throw UsageError(engine::Error("--keep-ratio", "not usable",
+                                   "a decimal number above 0 and at most 1, such as 0.9, with "
+                                   "at most 9 digits behind the point",
+                                   text.empty() ? "nothing" : text)
+                         .what());
+  }
+  return budget;
+}
+
+std::size_t count_of(const std::string& option, const std::string& text) {
+  std::size_t count = 0;
+  const char* const end = text.data() + text.size();
+  const auto [next, error] = std::from_chars(text.data(), end, count);
+  if (error != std::errc{} || next != end || count == 0 || count > largest_count) {
+    throw UsageError(engine::Error(option, "not usable",
+                                   "a number from 1 to " + std::to_string(largest_count),
+                                   text.empty() ? "nothing" : text)
+                         .what());
+  }
+  return count;
+}
+
+engine::Budget slots_budget(const std::string& text) {
+  engine::Budget budget;
+  budget.slots = count_of("--keep-slots", text);
+  return budget;
+}
+
+engine::Budget bytes_budget(const std::string& text) {
+  engine::Budget budget;
+  budget.bytes = count_of("--keep-bytes", text);
+  return budget;
+}
+
+CLI::Option* add_budgets(CLI::App& app, const std::string& name, std::vector<std::string>& texts,
+                         bool many, const std::string& unit,
+                         engine::Budget (*parse)(const std::string&), const std::string& help) {
+  const auto read = [&texts, many, parse](const std::string& text) {
+    texts = many ? split(text) : std::vector<std::string>{text};
+    for (const std::string& each : texts) parse_budgets(each, parse);
+  };
+  return app.add_option_function<std::string>(name, read, help)
+      ->type_name(many ? unit + "," + unit + ",..." : unit)
+      ->group(press_group);
+}
+
 }  // namespace
 
 CLI::Option* add_keep_ratio(CLI::App& app, std::vector<std::string>& ratios, bool many,
                             const std::string& help) {
-  const auto read = [&ratios, many](const std::string& text) {
-    ratios = many ? split(text) : std::vector<std::string>{text};
-    for (const std::string& ratio : ratios) {
-      try {
-        engine::KeepRatio::parse(ratio);
-      } catch (const engine::Error&) {
-        throw UsageError(engine::Error("--keep-ratio", "not usable",
-                                       "a decimal number above 0 and at most 1, such as 0.9, with "
-                                       "at most 9 digits behind the point",
-                                       ratio.empty() ? "nothing" : ratio)
-                             .what());
-      }
-    }
-  };
-  return app.add_option_function<std::string>("--keep-ratio", read, help)
-      ->type_name(many ? "R,R,..." : "R")
-      ->group(press_group);
+  return add_budgets(app, "--keep-ratio", ratios, many, "R", ratio_budget, help);
 }
 
 namespace {
@@ -98,13 +141,17 @@ void PressOptions::add_to(CLI::App& app, bool many) {
       app, keep_ratios, many,
       many ? "Shares of the slots that a cut keeps\n(default: 1,0.9,0.5,0.1; 1 cuts nothing)"
            : "Cut the cache; R is the share of the slots that a cut\nkeeps");
-  add_count(app, "--keep-slots", keep_slots, 1, largest_count,
-            "Instead of a share: a cut keeps this many slots")
-      ->group(press_group);
+  add_budgets(app, "--keep-slots", keep_slots, many, "N", slots_budget,
+              "Instead of shares: a cut keeps this many slots");
+  add_budgets(app, "--keep-bytes", keep_bytes, many, "B", bytes_budget,
+              "Instead of shares: a cut keeps as many slots as have\ntheir keys and values in this "
+              "many bytes a layer.\nEach of the three takes one value for all layers, or\none a "
+              "layer with colons between: 1:0.5:0.5:0.5:0.1:0.1");
   dependent_ = {
       add_name(app, "--score", score, engine::parse_score,
                "What is kept: knorm, knorm-high, knorm-rot,\nknorm-pass, knorm-centered, vnorm, "
-               "vk-ratio, recent,\nkeydiff, random, random-fresh (default: knorm)"),
+               "vk-ratio, recent,\nkeydiff, random, random-fresh, observed,\nobserved-sum, tova, "
+               "snapkv (default: knorm)"),
       add_trigger(app, trigger),
       add_count(app, "--prune-after", prune_after, 0, largest_count,
                 "exceeds: cut a layer that holds more slots than this\nafter a token has entered; "
@@ -122,14 +169,18 @@ void PressOptions::add_to(CLI::App& app, bool many) {
           ->type_name("N,N,..."),
       add_count(app, "--press-seed", seed, 0, std::numeric_limits<std::uint64_t>::max(),
                 "Seed of the random scores (default: 0)"),
+      add_count(app, "--window", window, 1, largest_count,
+                "snapkv: last queries that it looks at (default: 32)"),
+      add_count(app, "--pool", pool, 1, largest_count,
+                "snapkv: slots that it smooths over, odd (default: 5)"),
       app.add_flag("--allow-no-cuts", allow_no_cuts,
                    "Exit with 0 instead of 3 when nothing was cut")};
   for (CLI::Option* option : dependent_) option->group(press_group);
 }
 
 void PressOptions::check_usage() const {
-  if (!keep_ratios.empty() && keep_slots > 0) {
-    throw UsageError("--keep-slots: excludes --keep-ratio");
+  if (!keep_ratios.empty() + !keep_slots.empty() + !keep_bytes.empty() > 1) {
+    throw UsageError("--keep-ratio, --keep-slots, --keep-bytes: one of them only");
   }
   if (interval > 0 && trigger != engine::Trigger::every) {
     throw UsageError("--interval: needs --trigger every");
@@ -141,7 +192,7 @@ void PressOptions::check_usage() const {
   if (many_ || given()) return;
   for (const CLI::Option* option : dependent_) {
     if (option->count() > 0) {
-      throw UsageError(option->get_name() + ": needs --keep-ratio or --keep-slots");
+      throw UsageError(option->get_name() + ": needs --keep-ratio, --keep-slots or --keep-bytes");
     }
   }
 }
@@ -158,16 +209,26 @@ std::vector<std::pair<std::string, engine::Press>> PressOptions::make(
   press.positions = positions;
   press.skip_layers = skip_layers;
   press.seed = seed;
-  press.check(config.layers, config.head_dim, config.rotary_dims);
+  press.window = window;
+  press.pool = pool;
   std::vector<std::pair<std::string, engine::Press>> presses;
-  for (const std::string& ratio : keep_ratios) {
-    press.keep_ratio = engine::KeepRatio::parse(ratio);
-    if (!press.keep_ratio.keeps_all()) presses.emplace_back(ratio, press);
-  }
-  if (keep_slots > 0) {
-    press.slots = keep_slots;
-    presses.emplace_back(std::to_string(keep_slots) + " slots", press);
-  }
+  const auto add = [&](const std::vector<std::string>& texts,
+                       engine::Budget (*parse)(const std::string&)) {
+    for (const std::string& text : texts) {
+      const std::vector<engine::Budget> budgets = parse_budgets(text, parse);
+      press.budget = budgets.front();
+      press.layer_budgets = budgets.size() > 1 ? budgets : std::vector<engine::Budget>{};
+      press.check(config.layers, config.head_dim, config.rotary_dims);
+      bool cuts = false;
+      for (std::size_t layer = 0; layer < config.layers; ++layer) {
+        cuts = cuts || !press.budget_of(layer).keeps_all();
+      }
+      if (cuts) presses.emplace_back(press.budget_text(), press);
+    }
+  };
+  add(keep_ratios, ratio_budget);
+  add(keep_slots, slots_budget);
+  add(keep_bytes, bytes_budget);
   return presses;
 }
 
@@ -188,6 +249,9 @@ std::string PressOptions::text() const {
   }
   if (score == engine::Score::random || score == engine::Score::random_fresh) {
     all += ", seed " + std::to_string(seed);
+  }
+  if (score == engine::Score::snapkv) {
+    all += ", window " + std::to_string(window) + ", pool " + std::to_string(pool);
   }
   return all;
 }

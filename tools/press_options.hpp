@@ -12,7 +12,8 @@
 
 namespace neoxref::tools {
 
-/// --keep-ratio, one ratio or a list of them. Usage errors for what is no ratio.
+/// --keep-ratio, one ratio or a list of them, each for all layers or with colons for each layer.
+/// Usage errors for what is no ratio.
 CLI::Option* add_keep_ratio(CLI::App& app, std::vector<std::string>& ratios, bool many,
                             const std::string& help);
 
@@ -22,7 +23,8 @@ CLI::Option* add_trigger(CLI::App& app, engine::Trigger& trigger);
 /// The options of a press: score x budget x trigger x protection, and positions.
 struct PressOptions {
   std::vector<std::string> keep_ratios;
-  std::size_t keep_slots = 0;  ///< 0: not given
+  std::vector<std::string> keep_slots;
+  std::vector<std::string> keep_bytes;
   engine::Score score = engine::Score::knorm;
   engine::Trigger trigger = engine::Trigger::exceeds;
   std::size_t prune_after = 256;
@@ -32,6 +34,8 @@ struct PressOptions {
   engine::Positions positions = engine::Positions::original;
   std::vector<std::size_t> skip_layers = {0};
   std::uint64_t seed = 0;
+  std::size_t window = 32;
+  std::size_t pool = 5;
   bool allow_no_cuts = false;
 
   /// many: --keep-ratio takes a list.
@@ -39,7 +43,7 @@ struct PressOptions {
   /// Usage error when another option was given without a budget, or two budgets that exclude each
   /// other.
   void check_usage() const;
-  bool given() const { return !keep_ratios.empty() || keep_slots > 0; }
+  bool given() const { return !keep_ratios.empty() || !keep_slots.empty() || !keep_bytes.empty(); }
   /// The presses, one per budget that cuts, with a label each. Errors: as Press::check.
   std::vector<std::pair<std::string, engine::Press>> make(const engine::Config& config) const;
   /// Everything but the budget, for people: "score knorm, trigger exceeds, ...".

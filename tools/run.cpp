@@ -276,12 +276,20 @@ Json RunCommand::document(const engine::Model& model, const Result& result) cons
 }
 
 Exit RunCommand::warn_of_missing_cuts(const engine::Sequence& sequence) const {
-  if (!sequence.press() || !sequence.cuts.empty()) return Exit::ok;
+  if (!sequence.press()) return Exit::ok;
   const engine::Press& rule = *sequence.press();
+  for (const engine::Cut& cut : sequence.cuts) {
+    if (!cut.protection_won) continue;
+    say(fmt::format(
+        "neoxref: keep {}: {} sinks and {} recent slots are more than this budget (first at token "
+        "{}, layer {}: {} slots were left)\n",
+        rule.budget_text(), rule.sinks, rule.recent, cut.position, cut.layer, cut.after));
+    break;
+  }
+  if (!sequence.cuts.empty()) return Exit::ok;
   say(fmt::format(
       "neoxref: keep {}: nothing was cut ({} tokens entered; {}); this run shows no compression\n",
-      rule.slots > 0 ? std::to_string(rule.slots) + " slots" : rule.keep_ratio.text(),
-      sequence.position, press.text()));
+      rule.budget_text(), sequence.position, press.text()));
   return press.allow_no_cuts ? Exit::ok : Exit::not_cut;
 }
 

@@ -71,6 +71,8 @@ void attention(const Attention& a) noexcept {
           [&](std::size_t j) { return a.values[j * a.value_stride + d]; });
       a.output[i * a.output_stride + d] = sum / z;
     }
+    if (a.weights == nullptr) continue;
+    for (std::size_t j = 0; j < slots; ++j) a.weights[i * a.weights_stride + j] = e[j] / z;
   }
 }
 

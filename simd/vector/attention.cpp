@@ -56,6 +56,17 @@ void divide_row(float* output, std::size_t n, float z) noexcept {
   }
 }
 
+/// The exponentials of one query over their sum, where somebody asks for them.
+void weigh(const Attention& a, std::size_t query, const ScoreRow& row, float z) noexcept {
+  if (a.weights == nullptr) return;
+  const std::size_t slots = a.first_slots + query;
+  const f32x16 divisor = broadcast(z);
+  float* weights = a.weights + query * a.weights_stride;
+  for (std::size_t j = 0; j < slots; j += lanes) {
+    store_up_to(weights + j, divide(load(row.at(j)), divisor), slots - j);
+  }
+}
+
 WeightView<float> keys_from(const Attention& a, std::size_t slot) {
   return {a.keys + slot / lanes * lanes * a.head_dim, lanes, lanes * a.head_dim};
 }
@@ -81,6 +92,7 @@ void one_query(const Attention& a) noexcept {
     stream_functions<1, float>[panels - 1](a.query, 0, a.head_dim, keys_from(a, n), to);
   });
   const float z = softmax({scores, dot_block}, slots, slots, a.scale);
+  weigh(a, 0, {scores, dot_block}, z);
   each_group<stream_panels>(a.head_dim, [&](std::size_t n, std::size_t panels) {
     const Destination to{a.output + n, 0, a.head_dim - n, nullptr};
     stream_functions<1, float>[panels - 1](scores, 0, slots, values_from(a, 0, n), to);
@@ -125,7 +137,9 @@ void tile_of_queries(const Attention& a, std::size_t first, std::size_t rows) no
 
   float z[max_tile_rows];
   for (std::size_t r = 0; r < rows; ++r) {
-    z[r] = softmax({scores + r * dot_block, piece}, a.first_slots + first + r, end, a.scale);
+    const ScoreRow row{scores + r * dot_block, piece};
+    z[r] = softmax(row, a.first_slots + first + r, end, a.scale);
+    weigh(a, first + r, row, z[r]);
   }
 
   float* output = a.output + first * a.output_stride;

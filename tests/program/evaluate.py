@@ -79,8 +79,8 @@ class Eval(Case):
         slots = self.document("eval", "mini", "--keep-slots", "64", "--score", "recent",
                               "--sinks", "4", "--max-tokens", "300", "--prune-after", "100")
         row = slots["rows"][1]
-        self.assertEqual([row["keep_slots"], row["keep_ratio"], row["press"], row["sinks"]],
-                         [64, None, "recent", 4])
+        self.assertEqual([row["label"], row["keep_ratio"], row["press"], row["sinks"]],
+                         ["64 slots", None, "recent", 4])
         self.assertTrue(all(row["texts"][0]["cuts"][1:]))
 
     def test_prune_after_zero(self):
