@@ -15,33 +15,29 @@ Attended::Attended(const CacheShape& shape, std::size_t capacity, bool sums, std
 void Attended::see(std::size_t layer, std::size_t head, std::size_t first_position,
                    std::size_t queries, std::size_t first_slots, const float* weights,
                    std::size_t weights_stride) noexcept {
-  const std::size_t place = layer * shape_.heads + head;
   for (std::size_t i = 0; i < queries; ++i) {
     const float* from = weights + i * weights_stride;
     const std::size_t seen = first_slots + i;
     if (has_sums()) {
-      double* sums = sums_.data() + place * capacity_;
-      for (std::size_t slot = 0; slot < seen; ++slot) sums[slot] += static_cast<double>(from[slot]);
+      double* to = sums(layer, head);
+      for (std::size_t slot = 0; slot < seen; ++slot) to[slot] += static_cast<double>(from[slot]);
     }
     // Rows that the same call would overwrite are not worth writing.
     if (queries - i > window_) continue;
-    float* row = rows_.data() + (place * window_ + (first_position + i) % window_) * capacity_;
-    std::copy(from, from + seen, row);
-    std::fill(row + seen, row + capacity_, 0.0f);
+    float* to = row(layer, head, first_position + i);
+    std::copy(from, from + seen, to);
+    std::fill(to + seen, to + capacity_, 0.0f);
   }
 }
 
 void Attended::compact(std::size_t layer, std::size_t head, const std::uint32_t* kept,
                        std::size_t count, std::size_t slots) noexcept {
-  const std::size_t place = layer * shape_.heads + head;
   const auto keep = [&](auto* values) {
     for (std::size_t slot = 0; slot < count; ++slot) values[slot] = values[kept[slot]];
     std::fill(values + count, values + slots, 0);
   };
-  if (has_sums()) keep(sums_.data() + place * capacity_);
-  for (std::size_t row = 0; row < window_; ++row) {
-    keep(rows_.data() + (place * window_ + row) * capacity_);
-  }
+  if (has_sums()) keep(sums(layer, head));
+  for (std::size_t query = 0; query < window_; ++query) keep(row(layer, head, query));
 }
 
 }  // namespace neoxref::engine

@@ -36,10 +36,15 @@ public:
   const double* sums(std::size_t layer, std::size_t head) const {
     return sums_.data() + (layer * shape_.heads + head) * capacity_;
   }
+  double* sums(std::size_t layer, std::size_t head) {
+    return sums_.data() + (layer * shape_.heads + head) * capacity_;
+  }
   /// Of the query at this position, one of the last `window`.
   const float* row(std::size_t layer, std::size_t head, std::size_t position) const {
-    return rows_.data() +
-           ((layer * shape_.heads + head) * window_ + position % window_) * capacity_;
+    return rows_.data() + row_at(layer, head, position);
+  }
+  float* row(std::size_t layer, std::size_t head, std::size_t position) {
+    return rows_.data() + row_at(layer, head, position);
   }
 
   void see(std::size_t layer, std::size_t head, std::size_t first_position, std::size_t queries,
@@ -50,6 +55,10 @@ public:
                std::size_t slots) noexcept;
 
 private:
+  std::size_t row_at(std::size_t layer, std::size_t head, std::size_t position) const {
+    return ((layer * shape_.heads + head) * window_ + position % window_) * capacity_;
+  }
+
   CacheShape shape_;
   std::size_t capacity_;
   std::size_t window_;

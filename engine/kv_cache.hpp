@@ -69,6 +69,9 @@ public:
   const std::int32_t* positions(std::size_t layer, std::size_t head) const {
     return reinterpret_cast<const std::int32_t*>(segment(layer, head) + positions_at_);
   }
+  const float* raw(std::size_t layer, std::size_t head) const {
+    return segment(layer, head) + raw_at_;
+  }
 
   /// Zeroes the slots from the length on: what a stopped chunk left must not be read as numbers.
   void clear_tail(std::size_t layer, std::size_t head, std::size_t slots);

@@ -142,6 +142,18 @@ std::string Press::name() const {
   return score == Score::own && own != nullptr ? own->name() : std::string(score_name(score));
 }
 
+std::string Press::text() const {
+  std::string skipped;
+  for (const std::size_t layer : skip_layers) skipped += " " + std::to_string(layer);
+  return "score " + name() + ", budget " + budget_text() + ", trigger " +
+         std::string(trigger_name(trigger)) + ", prune_after " + std::to_string(prune_after) +
+         ", interval " + std::to_string(interval) + ", sinks " + std::to_string(sinks) +
+         ", recent " + std::to_string(recent) + ", positions " +
+         std::string(positions_name(positions)) + ", skip_layers" +
+         (skipped.empty() ? " none" : skipped) + ", seed " + std::to_string(seed) + ", window " +
+         std::to_string(window) + ", pool " + std::to_string(pool);
+}
+
 std::string Press::budget_text() const {
   std::string text;
   for (const Budget& of : layer_budgets) text += (text.empty() ? "" : ":") + of.text();

@@ -155,6 +155,8 @@ struct Press {
 
   /// As the score is called: score_name, or the own score's name.
   std::string name() const;
+  /// All of the rule in one line; two presses with the same text do the same.
+  std::string text() const;
   bool skips(std::size_t layer) const;
   const Budget& budget_of(std::size_t layer) const {
     return layer_budgets.empty() ? budget : layer_budgets[layer];

@@ -47,40 +47,48 @@ Sequence Sequence::fork() const {
   return copy;
 }
 
-void Sequence::set_press(const Press& press, std::size_t rotary_dims) {
+void Sequence::adopt(const Press& press, std::size_t rotary_dims) {
   press.check(cache.shape().layers, cache.shape().head_dim, rotary_dims);
-  if (press.positions == Positions::rerotate) {
-    if (cache.raw_dims() != rotary_dims) {
-      throw Error("positions", "rerotate needs a cache that keeps the unrotated dims",
-                  std::to_string(rotary_dims), std::to_string(cache.raw_dims()));
-    }
-    for (std::size_t layer = 0; layer < cache.shape().layers; ++layer) {
-      if (cache.longest(layer) == position) continue;
-      throw Error("positions", "rerotate cannot begin in a cache that was cut already",
-                  std::to_string(position) + " slots", std::to_string(cache.longest(layer)));
-    }
-  }
   const Extras extras = press.extras(rotary_dims);
+  if (extras.raw_dims > 0 && cache.raw_dims() != rotary_dims) {
+    throw Error("positions", "rerotate needs a cache that keeps the unrotated dims",
+                std::to_string(rotary_dims), std::to_string(cache.raw_dims()));
+  }
   const bool has_sums = attended && attended->has_sums();
   const std::size_t window = attended ? attended->window() : 0;
   if ((extras.attention_sums && !has_sums) || extras.attention_window > window) {
     throw Error("score", press.name() +
-                             " ranks by attention, which this sequence did not note from its "
-                             "first token on");
-  }
-  if (press.score == Score::tova) {
-    for (std::size_t layer = 0; layer < cache.shape().layers; ++layer) {
-      if (press.skips(layer) || heads_agree(cache, layer)) continue;
-      throw Error("score", "tova ranks the heads of a layer as one, but they hold other tokens",
-                  "a cache that no other score has cut", "layer " + std::to_string(layer));
-    }
+                             " ranks by attention, which this sequence did not note from its first "
+                             "token on");
   }
   if (!extras.attention_sums && extras.attention_window == 0) attended.reset();
   press_ = press;
   press_->resolve(cache.shape().heads * cache.shape().head_dim * 2 * sizeof(float));
   rotary_dims_ = rotary_dims;
+}
+
+void Sequence::set_press(const Press& press, std::size_t rotary_dims) {
+  for (std::size_t layer = 0; layer < cache.shape().layers; ++layer) {
+    if (press.positions == Positions::rerotate && cache.longest(layer) != position) {
+      throw Error("positions", "rerotate cannot begin in a cache that was cut already",
+                  std::to_string(position) + " slots", std::to_string(cache.longest(layer)));
+    }
+    if (press.score == Score::tova && !press.skips(layer) && !heads_agree(cache, layer)) {
+      throw Error("score", "tova ranks the heads of a layer as one, but they hold other tokens",
+                  "a cache that no other score has cut", "layer " + std::to_string(layer));
+    }
+  }
+  adopt(press, rotary_dims);
   since_press_ = 0;
   considered_ = false;
+}
+
+void Sequence::resume(const std::optional<Press>& press, std::size_t rotary_dims,
+                      const Progress& progress) {
+  if (press) adopt(*press, rotary_dims);
+  since_press_ = progress.since_press;
+  prompt_ended_ = progress.prompt_ended;
+  considered_ = progress.considered;
 }
 
 bool Sequence::due_before(const State& state) const {

@@ -39,6 +39,17 @@ public:
   /// The rotary dims that set_press was told; 0 without a press.
   std::size_t rotary_dims() const { return rotary_dims_; }
 
+  /// What decides when the next cut is due, beside the cache.
+  struct Progress {
+    std::size_t since_press;  ///< tokens that entered under the press
+    bool prompt_ended;        ///< and the cut that this asks for has not been considered
+    bool considered;          ///< cuts before the next token have been made
+  };
+  Progress progress() const { return {since_press_, prompt_ended_, considered_}; }
+  /// Goes on where another sequence with this cache stood. Errors: Error for a press that contradicts
+  /// itself or needs what this sequence does not keep.
+  void resume(const std::optional<Press>& press, std::size_t rotary_dims, const Progress& progress);
+
   /// Says that the prompt has entered: the trigger `after-prompt` cuts before the next token.
   void end_prompt() { prompt_ended_ = true; }
 
@@ -73,6 +84,7 @@ public:
 
 private:
   explicit Sequence(KvCache forked) : cache(std::move(forked)) {}
+  void adopt(const Press& press, std::size_t rotary_dims);
 
   /// What the triggers depend on, of one layer.
   struct State {

@@ -6,12 +6,14 @@
 #include <boost/test/unit_test.hpp>
 #include <limits>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "engine/error.hpp"
 #include "engine/model.hpp"
 #include "engine/oracle.hpp"
+#include "engine/saved_sequence.hpp"
 #include "eval/plan.hpp"
 #include "tests/checkpoints.hpp"
 
@@ -368,4 +370,71 @@ BOOST_AUTO_TEST_CASE(a_watcher_sees_the_softmax) {
   BOOST_CHECK_EQUAL(watcher.far_from_one, 0u);
   BOOST_CHECK_EQUAL(watcher.out_of_order, 0u);
   BOOST_CHECK(std::equal(logits.begin(), logits.end(), seen.begin(), tests::same_bits));
+}
+
+BOOST_AUTO_TEST_CASE(a_saved_sequence_goes_on_as_if_nothing_had_happened) {
+  tests::Shape shape;
+  shape.layers = 3;
+  shape.heads = 3;
+  shape.head_dim = 20;
+  shape.rotary_pct = 0.3;
+  const tests::TemporaryFolder folder;
+  tests::write_checkpoint(folder.path(), shape);
+  Model model = Model::load(folder.path(), {"", engine::Backend::tbb, 2});
+  const auto tokens = tests::random_tokens(tokens_in_all, shape.vocab, 11);
+  const std::span<const std::int32_t> all(tokens);
+  std::vector<std::optional<Press>> rules{std::nullopt};
+  for (const Press& press : presses()) rules.emplace_back(press);
+  std::size_t cut_before = 0;
+  for (const std::optional<Press>& press : rules) {
+    const auto feed = [&](Sequence& sequence, std::size_t first, std::size_t count) {
+      std::vector<float> logits(count * shape.vocab);
+      Step step{&sequence, all.subspan(first, count), LogitRows::all, logits.data()};
+      BOOST_REQUIRE(model.forward({&step, 1}));
+      return logits;
+    };
+    constexpr std::size_t saved_at = 41;
+    Sequence sequence = model.sequence(tokens.size(), press);
+    feed(sequence, 0, prompt);
+    sequence.end_prompt();
+    feed(sequence, prompt, saved_at - prompt);
+    const std::string bytes = engine::save_sequence(model, sequence);
+    cut_before += sequence.cuts.size();
+    const auto expected = feed(sequence, saved_at, tokens.size() - saved_at);
+    Sequence loaded = engine::load_sequence(model, std::as_bytes(std::span(bytes)), "saved",
+                                            tokens.size() + 40, press);
+    const auto found = feed(loaded, saved_at, tokens.size() - saved_at);
+    const std::string what = press ? describe(*press) : "no press";
+    BOOST_CHECK_MESSAGE(std::equal(found.begin(), found.end(), expected.begin(), tests::same_bits),
+                        what);
+    BOOST_CHECK_MESSAGE(loaded.cuts.size() == sequence.cuts.size(), what);
+    const std::string again = engine::save_sequence(model, loaded);
+    BOOST_CHECK_MESSAGE(again == engine::save_sequence(model, sequence), what);
+  }
+  BOOST_CHECK_GT(cut_before, 100u);
+
+  Sequence sequence = model.sequence(30);
+  Step step{&sequence, all.first(20), LogitRows::none, nullptr};
+  BOOST_REQUIRE(model.forward({&step, 1}));
+  const std::string good = engine::save_sequence(model, sequence);
+  const auto load = [&](const std::string& bytes, std::size_t capacity,
+                        const std::optional<Press>& press) {
+    engine::load_sequence(model, std::as_bytes(std::span(bytes)), "saved", capacity, press);
+  };
+  load(good, 20, {});
+  BOOST_CHECK_THROW(load(good, 15, {}), engine::Error);
+  BOOST_CHECK_THROW(load(good, 30, Press{}), engine::Error);
+  BOOST_CHECK_THROW(load(good.substr(0, good.size() - 1), 30, {}), engine::Error);
+  std::string broken = good;
+  // No cuts, so the file ends with positions, which must ascend.
+  broken[broken.size() - 1] = '\x7f';
+  BOOST_CHECK_THROW(load(broken, 30, {}), engine::Error);
+  tests::Shape other = shape;
+  other.layers = 2;
+  const tests::TemporaryFolder other_folder;
+  tests::write_checkpoint(other_folder.path(), other);
+  const Model stranger = Model::load(other_folder.path(), {"", engine::Backend::serial, 1});
+  BOOST_CHECK_THROW(
+      engine::load_sequence(stranger, std::as_bytes(std::span(good)), "saved", 30, {}),
+      engine::Error);
 }
