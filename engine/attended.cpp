@@ -2,6 +2,7 @@
 #include "engine/attended.hpp"
 
 #include <algorithm>
+#include <utility>
 
 namespace neoxref::engine {
 
@@ -38,6 +39,14 @@ void Attended::compact(std::size_t layer, std::size_t head, const std::uint32_t*
   };
   if (has_sums()) keep(sums(layer, head));
   for (std::size_t query = 0; query < window_; ++query) keep(row(layer, head, query));
+}
+
+void Attended::swap_slots(std::size_t layer, std::size_t head, std::size_t a,
+                          std::size_t b) noexcept {
+  if (has_sums()) std::swap(sums(layer, head)[a], sums(layer, head)[b]);
+  for (std::size_t query = 0; query < window_; ++query) {
+    std::swap(row(layer, head, query)[a], row(layer, head, query)[b]);
+  }
 }
 
 }  // namespace neoxref::engine

@@ -54,6 +54,9 @@ public:
   void compact(std::size_t layer, std::size_t head, const std::uint32_t* kept, std::size_t count,
                std::size_t slots) noexcept;
 
+  /// Exchanges what two slots drew.
+  void swap_slots(std::size_t layer, std::size_t head, std::size_t a, std::size_t b) noexcept;
+
 private:
   std::size_t row_at(std::size_t layer, std::size_t head, std::size_t position) const {
     return ((layer * shape_.heads + head) * window_ + position % window_) * capacity_;

@@ -85,6 +85,24 @@ std::size_t KvCache::longest(std::size_t layer) const {
   return *std::max_element(first, first + static_cast<std::ptrdiff_t>(shape_.heads));
 }
 
+void KvCache::swap_slots(std::size_t layer, std::size_t head, std::size_t a,
+                         std::size_t b) noexcept {
+  const auto swap_rows = [&](float* rows, std::size_t width) {
+    std::swap_ranges(rows + a * width, rows + (a + 1) * width, rows + b * width);
+  };
+  const auto lane = [&](std::size_t slot) {
+    return keys(layer, head) + slot / simd::lanes * shape_.head_dim * simd::lanes +
+           slot % simd::lanes;
+  };
+  for (std::size_t d = 0; d < shape_.head_dim; ++d) {
+    std::swap(lane(a)[d * simd::lanes], lane(b)[d * simd::lanes]);
+  }
+  swap_rows(values(layer, head), value_stride_);
+  swap_rows(norms(layer, head), 1);
+  swap_rows(raw(layer, head), raw_dims_);
+  std::swap(positions(layer, head)[a], positions(layer, head)[b]);
+}
+
 void KvCache::clear_tail(std::size_t layer, std::size_t head, std::size_t slots) {
   const std::size_t first = length(layer, head);
   const std::size_t last = std::min(first + slots, capacity_);

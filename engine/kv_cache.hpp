@@ -23,7 +23,7 @@ struct CacheShape {
 ///   norms      [capacity], sqrt(dot(k, k)), written once when the key enters
 ///   positions  [capacity], index of the token in its sequence
 ///   raw        [capacity][raw_dims], the rotary dims before they turned; only where asked for
-/// Slots are in time order always. Untouched pages of the arena cost no memory.
+/// Slots are in time order, unless a press says otherwise. Untouched pages of the arena cost no memory.
 class KvCache {
 public:
   /// capacity >= 1 slots per head. Errors: Error when the arena would be too large to address.
@@ -72,6 +72,9 @@ public:
   const float* raw(std::size_t layer, std::size_t head) const {
     return segment(layer, head) + raw_at_;
   }
+
+  /// Exchanges all that two slots hold.
+  void swap_slots(std::size_t layer, std::size_t head, std::size_t a, std::size_t b) noexcept;
 
   /// Zeroes the slots from the length on: what a stopped chunk left must not be read as numbers.
   void clear_tail(std::size_t layer, std::size_t head, std::size_t slots);

@@ -161,6 +161,16 @@ void Oracle<Real>::rotate(Real* x, std::size_t position) const {
 }
 
 template <class Real>
+std::vector<std::size_t> Oracle<Real>::existing_slots(std::size_t layer, std::size_t head) const {
+  const std::vector<bool>& exists = exists_[layer][head];
+  std::vector<std::size_t> slots;
+  for (std::size_t slot = 0; slot < exists.size(); ++slot) {
+    if (exists[slot]) slots.push_back(slot);
+  }
+  return slots;
+}
+
+template <class Real>
 std::vector<Real> Oracle<Real>::attention(std::size_t layer, const std::vector<Real>& qkv,
                                           const std::string& name, Record* record) {
   const std::size_t head_dim = config_.head_dim;
@@ -176,10 +186,7 @@ std::vector<Real> Oracle<Real>::attention(std::size_t layer, const std::vector<R
     std::vector<Real> k = part(1);
     PlainHead<Real>& cache = caches_[layer][head];
     std::vector<bool>& exists = exists_[layer][head];
-    std::vector<std::size_t> slots;
-    for (std::size_t slot = 0; slot < exists.size(); ++slot) {
-      if (exists[slot]) slots.push_back(slot);
-    }
+    std::vector<std::size_t> slots = existing_slots(layer, head);
     cache.raw.emplace_back(k.begin(), k.begin() + static_cast<std::ptrdiff_t>(config_.rotary_dims));
     rotate(q.data(), rotary_position(slots.size()));
     rotate(k.data(), rotary_position(slots.size()));
@@ -241,32 +248,28 @@ void Oracle<Real>::cut(std::size_t layer) {
   }
   std::vector<PlainHead<Real>> existing;
   for (std::size_t head = 0; head < config_.heads; ++head) {
-    existing.push_back(heads[head].only(exists_[layer][head]));
+    existing.push_back(heads[head].only(existing_slots(layer, head)));
   }
   const auto kept_of_heads = kept_slots(*press_, existing, place);
   if (kept_of_heads[0].size() < length(layer)) ++cuts_[layer];
   for (std::size_t head = 0; head < config_.heads; ++head) {
     PlainHead<Real>& cache = heads[head];
     std::vector<bool>& exists = exists_[layer][head];
-    std::vector<bool> left(exists.size(), false);
-    std::size_t rank = 0;
-    std::size_t slot = 0;
-    for (std::size_t at = 0; at < exists.size(); ++at) {
-      if (!exists[at]) continue;
-      if (rank < kept_of_heads[head].size() && kept_of_heads[head][rank] == slot) {
-        left[at] = true;
-        if (press_->positions == Positions::rerotate) {
-          std::copy(cache.raw[at].begin(), cache.raw[at].end(), cache.keys[at].begin());
-          rotate(cache.keys[at].data(), rank);
-        }
-        ++rank;
+    const std::vector<std::size_t> stored = existing_slots(layer, head);
+    exists.assign(exists.size(), false);
+    std::vector<std::size_t> left;
+    for (const std::size_t slot : kept_of_heads[head]) {
+      const std::size_t at = stored[slot];
+      exists[at] = true;
+      if (press_->positions == Positions::rerotate) {
+        std::copy(cache.raw[at].begin(), cache.raw[at].end(), cache.keys[at].begin());
+        rotate(cache.keys[at].data(), left.size());
       }
-      ++slot;
+      left.push_back(at);
     }
-    exists = std::move(left);
     if (mask_) continue;
-    cache = cache.only(exists);
-    exists.assign(cache.keys.size(), true);
+    cache = cache.only(left);
+    exists.assign(left.size(), true);
   }
 }
 

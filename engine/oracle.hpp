@@ -51,7 +51,8 @@ public:
   /// From the next token on. Errors: as Press::check.
   void set_press(const Press& press);
   void end_prompt() { prompt_ended_ = true; }
-  /// From now on cuts hide slots and keep them stored: what a mask over a full cache computes.
+  /// From now on cuts hide slots and keep them stored: what a mask over a full cache computes. Slots
+  /// stay in time order.
   void mask_instead_of_dropping() { mask_ = true; }
 
 private:
@@ -71,6 +72,7 @@ private:
   std::vector<Real> linear(const Linear& linear, const std::vector<Real>& x) const;
   std::vector<Real> attention(std::size_t layer, const std::vector<Real>& qkv,
                               const std::string& name, Record* record);
+  std::vector<std::size_t> existing_slots(std::size_t layer, std::size_t head) const;
   void rotate(Real* x, std::size_t position) const;
   std::size_t rotary_position(std::size_t slot) const;
   void cut(std::size_t layer);

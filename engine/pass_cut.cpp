@@ -72,8 +72,20 @@ void Model::Pass::cut_item(void* context, std::uint32_t, std::uint32_t item,
     }
   }
   cache.set_length(layer, head, after);
-  if (press.positions == Positions::rerotate) pass.turn_again(scratch, cache, layer, head);
   if (sequence.attended) sequence.attended->compact(layer, head, kept, after, before);
+  if (press.order == Order::score) {
+    std::uint64_t* order = scratch.ranking.data();
+    rank_kept(scores, kept, after, order);
+    // Slot `to` gets what stood at order[to]; what stood below has moved to where order sent it from.
+    for (std::size_t to = 0; to < after; ++to) {
+      std::size_t from = order[to];
+      while (from < to) from = order[from];
+      if (from == to) continue;
+      cache.swap_slots(layer, head, to, from);
+      if (sequence.attended) sequence.attended->swap_slots(layer, head, to, from);
+    }
+  }
+  if (press.positions == Positions::rerotate) pass.turn_again(scratch, cache, layer, head);
 }
 
 void Model::Pass::score_layers(Sequence& sequence) {

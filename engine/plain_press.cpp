@@ -165,16 +165,17 @@ std::vector<Real> score_all(const Press& press, const std::vector<PlainHead<Real
 }  // namespace
 
 template <class Real>
-PlainHead<Real> PlainHead<Real>::only(const std::vector<bool>& kept) const {
+PlainHead<Real> PlainHead<Real>::only(const std::vector<std::size_t>& kept) const {
   const auto pick = [&](const auto& of_slots) {
     std::remove_cvref_t<decltype(of_slots)> left;
-    for (std::size_t slot = 0; slot < of_slots.size(); ++slot) {
-      if (kept[slot]) left.push_back(of_slots[slot]);
-    }
+    for (const std::size_t slot : kept) left.push_back(of_slots[slot]);
     return left;
   };
   PlainHead left{pick(keys), pick(raw), pick(values), pick(norms), pick(positions), {}};
-  for (const std::vector<Real>& given : attention) left.attention.push_back(pick(given));
+  for (std::vector<Real> given : attention) {
+    given.resize(keys.size());
+    left.attention.push_back(pick(given));
+  }
   return left;
 }
 
@@ -204,6 +205,10 @@ std::vector<std::vector<std::size_t>> kept_slots(const Press& press,
       if (kept.size() < room) kept.push_back(slot);
     }
     std::sort(kept.begin(), kept.end());
+    if (press.order == Order::score && kept.size() < slots) {
+      std::stable_sort(kept.begin(), kept.end(),
+                       [&](std::size_t a, std::size_t b) { return scores[a] > scores[b]; });
+    }
     kept_of_heads.push_back(std::move(kept));
   }
   return kept_of_heads;

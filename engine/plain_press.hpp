@@ -18,11 +18,11 @@ struct PlainHead {
   std::vector<Real> norms;
   std::vector<std::int32_t> positions;
   /// What each token gave the slots that are left, from the first token on. Slots that entered behind
-  /// it are missing at the end.
+  /// it are missing at the end, or 0.
   std::vector<std::vector<Real>> attention;
 
-  /// The head without the slots that are not kept.
-  PlainHead only(const std::vector<bool>& kept) const;
+  /// The head with these slots only, in this order.
+  PlainHead only(const std::vector<std::size_t>& kept) const;
 };
 
 /// Where a layer stands, for scores that depend on it.
@@ -35,8 +35,8 @@ struct PlainPlace {
 };
 
 /// The definitions of docs/presses.md as plain code, written apart from selection.cpp, which is held
-/// to it slot for slot: the slots of each head of a layer that a cut keeps, ascending. Budgets of
-/// bytes must have been resolved.
+/// to it slot for slot: the slots of each head of a layer that a cut keeps, in the order of the
+/// press. Budgets of bytes must have been resolved.
 template <class Real>
 std::vector<std::vector<std::size_t>> kept_slots(const Press& press,
                                                  const std::vector<PlainHead<Real>>& heads,

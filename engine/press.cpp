@@ -15,6 +15,7 @@ constexpr std::array<std::string_view, score_count> score_names = {
     "observed-sum", "tova",       "snapkv",    "own"};
 constexpr std::array<std::string_view, 4> trigger_names = {"exceeds", "reaches", "after-prompt",
                                                            "every"};
+constexpr std::array<std::string_view, 2> order_names = {"time", "score"};
 constexpr std::array<std::string_view, 3> positions_names = {"original", "rerotate",
                                                              "cache-length"};
 
@@ -84,6 +85,13 @@ Positions parse_positions(std::string_view name) {
   return parse<Positions>(positions_names, name, "positions");
 }
 
+std::string_view order_name(Order order) {
+  return order_names[static_cast<std::size_t>(order)];
+}
+Order parse_order(std::string_view name) {
+  return parse<Order>(order_names, name, "order");
+}
+
 void Press::check(std::size_t layers, std::size_t head_dim, std::size_t rotary_dims) const {
   constexpr std::size_t most = std::size_t{1} << 40;
   if (sinks > most || recent > most) {
@@ -112,6 +120,11 @@ void Press::check(std::size_t layers, std::size_t head_dim, std::size_t rotary_d
   if ((score == Score::own) != (own != nullptr)) {
     throw Error("score", own == nullptr ? "`own` without a score of the caller's own"
                                         : "a score of the caller's own beside another");
+  }
+  if (order == Order::score && extras(rotary_dims).attention_window > 0) {
+    throw Error("order",
+                "tova and snapkv look for the last slots, so they need slots in time order", "time",
+                "score");
   }
   if (!layer_budgets.empty() && layer_budgets.size() != layers) {
     throw Error("budget", "one for each layer, skipped ones too", std::to_string(layers),
@@ -149,9 +162,10 @@ std::string Press::text() const {
          std::string(trigger_name(trigger)) + ", prune_after " + std::to_string(prune_after) +
          ", interval " + std::to_string(interval) + ", sinks " + std::to_string(sinks) +
          ", recent " + std::to_string(recent) + ", positions " +
-         std::string(positions_name(positions)) + ", skip_layers" +
-         (skipped.empty() ? " none" : skipped) + ", seed " + std::to_string(seed) + ", window " +
-         std::to_string(window) + ", pool " + std::to_string(pool);
+         std::string(positions_name(positions)) + ", order " + std::string(order_name(order)) +
+         ", skip_layers" + (skipped.empty() ? " none" : skipped) + ", seed " +
+         std::to_string(seed) + ", window " + std::to_string(window) + ", pool " +
+         std::to_string(pool);
 }
 
 std::string Press::budget_text() const {

@@ -95,6 +95,14 @@ enum class Positions : std::uint8_t {
 std::string_view positions_name(Positions positions);
 Positions parse_positions(std::string_view name);
 
+/// How a cut leaves the slots that it keeps.
+enum class Order : std::uint8_t {
+  time,  ///< as they entered
+  score  ///< the best first, as a plain top-k leaves them: here to show what that does
+};
+std::string_view order_name(Order order);
+Order parse_order(std::string_view name);
+
 /// What a score of the caller's own may look at: a layer at a cut.
 struct LayerSlots {
   std::size_t layer;
@@ -141,6 +149,7 @@ struct Press {
   std::size_t sinks = 0;     ///< the first slots, always kept
   std::size_t recent = 0;    ///< the last slots, always kept
   Positions positions = Positions::original;
+  Order order = Order::time;
   std::vector<std::size_t> skip_layers = {0};  ///< never cut
   std::uint64_t seed = 0;                      ///< of the random scores
   std::size_t window = 32;                     ///< queries that snapkv looks at

@@ -231,6 +231,7 @@ Sequence load_sequence(const Model& model, std::span<const std::byte> bytes, std
   Sequence sequence({config.layers, heads, head_dim}, capacity, extras);
   sequence.position = reader.number("tokens");
   KvCache& cache = sequence.cache;
+  const bool in_time_order = !press || press->order == Order::time;
   for (std::size_t layer = 0; layer < config.layers; ++layer) {
     const std::string name = layer_name(layer);
     const TensorView& key = reader.find(name + "key");
@@ -278,11 +279,11 @@ Sequence load_sequence(const Model& model, std::span<const std::byte> bytes, std
       }
       const std::int32_t* first = cache.positions(layer, head);
       for (std::size_t slot = 0; slot < slots; ++slot) {
-        const std::int64_t before = slot == 0 ? -1 : first[slot - 1];
+        const std::int64_t before = slot == 0 || !in_time_order ? -1 : first[slot - 1];
         if (first[slot] > before && static_cast<std::size_t>(first[slot]) < sequence.position) {
           continue;
         }
-        throw Error(reader.where() + ": tensor '" + name + "position'", "not in time order",
+        throw Error(reader.where() + ": tensor '" + name + "position'", "impossible",
                     "ascending positions below " + std::to_string(sequence.position),
                     std::to_string(first[slot]));
       }

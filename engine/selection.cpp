@@ -227,4 +227,13 @@ void select_highest(const float* scores, std::size_t slots, std::size_t keep, st
   }
 }
 
+void rank_kept(const float* scores, const std::uint32_t* kept, std::size_t count,
+               std::uint64_t* order) {
+  for (std::size_t i = 0; i < count; ++i) {
+    order[i] = (static_cast<std::uint64_t>(~ordered(scores[kept[i]])) << 32) | i;
+  }
+  std::sort(order, order + count);
+  for (std::size_t i = 0; i < count; ++i) order[i] &= 0xffffffffu;
+}
+
 }  // namespace neoxref::engine

@@ -39,4 +39,9 @@ void score_layer(const OwnScore& own, const KvCache& cache, std::size_t layer, s
 void select_highest(const float* scores, std::size_t slots, std::size_t keep, std::size_t sinks,
                     std::size_t recent, std::uint64_t* ranking, std::uint32_t* kept);
 
+/// The numbers 0 .. count - 1 of the kept slots, the best of them first, ties to the lower slot.
+/// order [count]; may not be `kept`.
+void rank_kept(const float* scores, const std::uint32_t* kept, std::size_t count,
+               std::uint64_t* order);
+
 }  // namespace neoxref::engine

@@ -163,6 +163,8 @@ void PressOptions::add_to(CLI::App& app, bool many) {
                 "Last slots that are always kept (default: 0)"),
       add_name(app, "--positions", positions, engine::parse_positions,
                "After a cut: original, rerotate, cache-length\n(default: original)"),
+      add_name(app, "--order", order, engine::parse_order,
+               "Of the slots that a cut keeps: time, or score, the best\nfirst (default: time)"),
       app.add_option_function<std::string>(
              "--skip-layers", [this](const std::string& text) { skip_layers = parse_layers(text); },
              "Layers that are never cut, such as 0,1, or none\n(default: 0)")
@@ -207,6 +209,7 @@ std::vector<std::pair<std::string, engine::Press>> PressOptions::make(
   press.sinks = sinks;
   press.recent = recent;
   press.positions = positions;
+  press.order = order;
   press.skip_layers = skip_layers;
   press.seed = seed;
   press.window = window;
@@ -247,6 +250,7 @@ std::string PressOptions::text() const {
   if (positions != engine::Positions::original) {
     all += ", positions " + std::string(engine::positions_name(positions));
   }
+  if (order != engine::Order::time) all += ", order " + std::string(engine::order_name(order));
   if (score == engine::Score::random || score == engine::Score::random_fresh) {
     all += ", seed " + std::to_string(seed);
   }

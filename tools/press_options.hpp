@@ -32,6 +32,7 @@ struct PressOptions {
   std::size_t sinks = 0;
   std::size_t recent = 0;
   engine::Positions positions = engine::Positions::original;
+  engine::Order order = engine::Order::time;
   std::vector<std::size_t> skip_layers = {0};
   std::uint64_t seed = 0;
   std::size_t window = 32;
