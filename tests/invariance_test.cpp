@@ -10,7 +10,9 @@
 #include <cstdlib>
 #include <fstream>
 #include <map>
+#include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -54,8 +56,11 @@ bool slow_machine() {
 class Subject {
 public:
   Subject(std::filesystem::path narrow, std::filesystem::path wide,
-          std::vector<std::int32_t> tokens)
-      : narrow_(std::move(narrow)), wide_(std::move(wide)), tokens_(std::move(tokens)) {
+          std::vector<std::int32_t> tokens, std::optional<engine::Press> press = {})
+      : narrow_(std::move(narrow)),
+        wide_(std::move(wide)),
+        tokens_(std::move(tokens)),
+        press_(std::move(press)) {
     if (slow_machine()) tokens_.resize(std::min(tokens_.size(), few_tokens));
     base_.isa = std::string(simd::isa_name(simd::usable_isas().back()));
     expected_ = digest(base_, tokens_.size());
@@ -69,6 +74,8 @@ public:
                         point.text() << ": other bits: " << found);
     ++checked_;
   }
+
+  void check_base() { check(base_); }
 
   /// One point off the base on each axis.
   void check_some() {
@@ -162,7 +169,7 @@ private:
     Model& on = model(point);
     const std::size_t vocab = on.config().vocab;
     std::vector<float> logits(count * vocab);
-    Sequence sequence = on.sequence(count);
+    Sequence sequence = on.sequence(count, press_);
     std::vector<std::vector<std::int32_t>> other_tokens;
     std::vector<Sequence> others;
     std::vector<std::vector<float>> other_logits(2, std::vector<float>(vocab));
@@ -186,6 +193,7 @@ private:
       steps.insert(steps.begin() + static_cast<std::ptrdiff_t>(place), mine);
       BOOST_REQUIRE(on.forward(steps));
     }
+    BOOST_CHECK_EQUAL(sequence.cuts.empty(), !press_);
     eval::Digest result;
     result.add(logits);
     return result.hex();
@@ -193,6 +201,7 @@ private:
 
   std::filesystem::path narrow_, wide_;
   std::vector<std::int32_t> tokens_;
+  std::optional<engine::Press> press_;
   Point base_;
   std::string expected_, expected_few_;
   std::unique_ptr<Model> model_;
@@ -237,6 +246,35 @@ BOOST_AUTO_TEST_CASE(mini_and_its_committed_digest) {
     BOOST_CHECK_EQUAL(subject.whole_digest(), known["digest"].get<std::string>());
   }
   subject.check_all();
+}
+
+BOOST_AUTO_TEST_CASE(mini_under_presses) {
+  const tests::TemporaryFolder wide;
+  const auto mini = tests::source_dir() / "datasets/mini";
+  tests::write_widened(mini, wide.path());
+  const auto tokens = embedded_tokens("pg19_10146_excerpt.txt", 300);
+  const auto check = [&](const engine::Press& press) {
+    Subject subject(mini, wide.path(), tokens, press);
+    subject.check_some();
+    // The second run in a process is the first.
+    subject.check_base();
+  };
+  engine::Press press;
+  press.budget.keep_ratio = engine::KeepRatio::parse("0.6");
+  press.prune_after = 48;
+  check(press);
+  press.score = engine::Score::snapkv;
+  press.trigger = engine::Trigger::reaches;
+  check(press);
+  press.score = engine::Score::observed;
+  press.positions = engine::Positions::cache_length;
+  check(press);
+  press.score = engine::Score::keydiff;
+  press.positions = engine::Positions::rerotate;
+  press.trigger = engine::Trigger::every;
+  press.interval = 29;
+  press.skip_layers = {};
+  check(press);
 }
 
 BOOST_AUTO_TEST_CASE(heads_of_80_past_512_slots) {
