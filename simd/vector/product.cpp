@@ -54,23 +54,23 @@ constexpr std::size_t visit = 2;
 static_assert(visit * tile_panels * lanes <= max_group_columns);
 
 /// The rows of one chunk against `panels` panels, from `start` for `visit` blocks of depth.
-template <std::size_t panels, class Weight>
+/// next  the weights of the visit after this one, fetched meanwhile: a panel of them a tile
+template <std::size_t panels, class Weight, class Next>
 void visit_tiles(const Product& p, std::size_t rows, std::size_t start, const float* packed,
-                 float* totals, const WeightView<Weight>& weights, Destination to) noexcept {
+                 float* totals, const WeightView<Weight>& weights, const WeightView<Next>& next,
+                 Destination to) noexcept {
   const std::size_t tiles = (rows + tile_rows - 1) / tile_rows;
   const std::size_t base = rows / tiles;
   const std::size_t longer = rows % tiles;
-  const std::size_t end = p.depth - start < visit * dot_block ? p.depth : start + visit * dot_block;
+  const std::size_t left = p.depth - start;
+  const std::size_t count = left < visit * dot_block ? left : visit * dot_block;
+  packed += start * rows;
   for (std::size_t t = 0; t < tiles; ++t) {
     const std::size_t height = base + (t < longer ? 1 : 0);
-    WeightView<Weight> block = weights;
-    for (std::size_t k = start; k < end; k += dot_block) {
-      const std::size_t count = end - k < dot_block ? end - k : dot_block;
-      tile_functions<panels, Weight>[height - 1](
-          {packed + k * rows, count, totals, panels * lanes, k == 0, k + count == p.depth}, block,
-          to);
-      block.data += dot_block * block.step;
-    }
+    tile_functions<panels, Weight>[height - 1](
+        {packed, count, totals, panels * lanes, start == 0, count == left, rows * dot_block,
+         t < panels ? next.data + t * next.panel : nullptr},
+        weights, to);
     packed += height * dot_block;
     totals += height * panels * lanes;
     to.output += height * p.output_stride;
@@ -83,8 +83,14 @@ void group(const Product& p, std::size_t row, std::size_t rows, std::size_t n, c
   WeightView<Weight> weights = view<Weight>(p.weights, n);
   const Destination to = destination(p, row, n);
   for (std::size_t start = 0; start < p.depth; start += visit * dot_block) {
+    WeightView<Weight> next = weights;
+    if (start + visit * dot_block < p.depth) {
+      next.data += visit * dot_block * weights.step;
+    } else if (n + 2 * panels * lanes <= p.outputs) {
+      next = view<Weight>(p.weights, n + panels * lanes);
+    }
     if (std::is_same_v<Weight, float> || rows <= tile_rows) {
-      visit_tiles<panels>(p, rows, start, packed, totals, weights, to);
+      visit_tiles<panels>(p, rows, start, packed, totals, weights, next, to);
     } else {
       const std::size_t left = p.depth - start;
       const std::size_t count = left < visit * dot_block ? left : visit * dot_block;
@@ -95,7 +101,7 @@ void group(const Product& p, std::size_t row, std::size_t rows, std::size_t n, c
         }
       });
       const WeightView<float> wide{widened, lanes, visit * dot_block * lanes};
-      visit_tiles<panels>(p, rows, start, packed, totals, wide, to);
+      visit_tiles<panels>(p, rows, start, packed, totals, wide, next, to);
     }
     weights.data += visit * dot_block * weights.step;
   }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <array>
+#include <cstdint>
 
 #include "simd/kernels.hpp"
 #include "simd/vector/lanes.hpp"
@@ -20,6 +21,8 @@ inline constexpr std::size_t tile_rows = 6;
 inline constexpr std::size_t tile_panels = 1;
 #endif
 
+inline constexpr std::size_t cache_line = 64;  // only speed depends on it
+
 /// The type of a packed weight that is not binary32 is a bit pattern that `load` widens.
 template <class Weight>
 struct WeightView {
@@ -36,15 +39,16 @@ struct TileSums {
   Native32::register_type at[rows * width];
 };
 
-/// The sums of one block: `count` steps of fma from +0, ascending.
-template <std::size_t rows, std::size_t panels, class Weight>
+/// The sums of one block: `count` steps of fma from +0, ascending. Calls each_step() at every step.
+template <std::size_t rows, std::size_t panels, class Weight, class EachStep>
 NEOXREF_INLINE void block_sums(TileSums<rows, panels>& sums, const float* input,
                                std::size_t input_stride, const WeightView<Weight>& weights,
-                               std::size_t count) {
+                               std::size_t count, EachStep&& each_step) {
   constexpr std::size_t width = TileSums<rows, panels>::width;
   repeat<rows * width>([&](auto i) { sums.at[i] = Native32(0.0f); });
   const Weight* w = weights.data;
   for (std::size_t k = 0; k < count; ++k) {
+    each_step();
     Native32::register_type column[width];
     repeat<panels>([&](auto p) {
       const f32x16 panel = load(w + p * weights.panel);
@@ -68,16 +72,18 @@ NEOXREF_INLINE void each_sum(TileSums<rows, panels>& sums, F&& f) {
 }
 
 /// packed [depth / 64][rows][64]: a block of a tile is contiguous, whatever the input's stride.
+/// Row by row, so that the processor sees where the input goes on.
 inline void pack(const float* input, std::size_t input_stride, std::size_t rows, std::size_t depth,
                  float* packed) noexcept {
-  for (std::size_t start = 0; start < depth; start += dot_block) {
-    const std::size_t count = depth - start < dot_block ? depth - start : dot_block;
-    for (std::size_t r = 0; r < rows; ++r) {
-      const float* from = input + r * input_stride + start;
+  for (std::size_t r = 0; r < rows; ++r) {
+    const float* from = input + r * input_stride;
+    float* to = packed + r * dot_block;
+    for (std::size_t start = 0; start < depth; start += dot_block) {
+      const std::size_t count = depth - start < dot_block ? depth - start : dot_block;
       for (std::size_t k = 0; k < count; k += lanes) {
-        store_up_to(packed + k, load_up_to(from + k, count - k), count - k);
+        store_up_to(to + k, load_up_to(from + start + k, count - k), count - k);
       }
-      packed += dot_block;
+      to += rows * dot_block;
     }
   }
 }
@@ -103,45 +109,74 @@ inline void finish(const float* totals, std::size_t totals_stride, std::size_t r
   }
 }
 
-/// One block of depth of one tile.
+/// Blocks of depth of one tile.
 struct TileStep {
-  const float* input;  ///< [rows][dot_block]
-  std::size_t count;   ///< steps of depth in this block, at least 1
+  const float* input;  ///< [blocks][rows][dot_block]
+  std::size_t count;   ///< steps of depth, at least 1; only the last block may be short
   float* totals;       ///< [rows][totals_stride], the sums of the blocks so far
   std::size_t totals_stride;
   bool first;
   bool last;
+  std::size_t input_block = 0;  ///< floats from one block of the input to the next
+  const void* ahead = nullptr;  ///< memory to fetch meanwhile, a cache line a step of depth
 };
 
 template <std::size_t rows, std::size_t panels, class Weight>
 void tile_step(const TileStep& step, const WeightView<Weight>& weights,
                const Destination& to) noexcept {
   constexpr std::size_t size = Native32::size;
-  TileSums<rows, panels> sums;
-  block_sums(sums, step.input, dot_block, weights, step.count);
-  if (step.first) {
-    each_sum(sums, [&](auto, auto, auto& sum) { sum = Native32(0.0f) + Native32(sum); });
-  } else {
-    each_sum(sums, [&](auto r, auto i, auto& sum) {
-      sum =
-          Native32::load_unaligned(step.totals + r * step.totals_stride + i * size) + Native32(sum);
+  // Copies: the stores below could be stores to what these references refer to.
+  float* const totals = step.totals;
+  const std::size_t totals_stride = step.totals_stride;
+  const auto total = [&](auto r, auto i) { return totals + r * totals_stride + i * size; };
+  const float* input = step.input;
+  const std::size_t input_block = step.input_block;
+  auto ahead = reinterpret_cast<std::uintptr_t>(step.ahead == nullptr ? input : step.ahead);
+  WeightView<Weight> block = weights;
+  std::size_t left = step.count;
+  bool first = step.first;
+  const bool last = step.last;
+  const bool straight_out = last && to.columns >= panels * lanes;
+  if (straight_out) {
+    repeat<rows>([&](auto r) {
+      repeat<panels>([&](auto p) { __builtin_prefetch(to.output + r * to.stride + p * lanes, 1); });
     });
   }
-  if (step.last && to.columns >= panels * lanes) {
-    if (to.bias != nullptr) {
+  TileSums<rows, panels> sums;
+  while (true) {
+    const std::size_t count = left < dot_block ? left : dot_block;
+    block_sums(sums, input, dot_block, block, count, [&] {
+      __builtin_prefetch(reinterpret_cast<const void*>(ahead));
+      ahead += cache_line;
+    });
+    if (first) {
+      each_sum(sums, [&](auto, auto, auto& sum) { sum = Native32(0.0f) + Native32(sum); });
+    } else {
+      each_sum(sums, [&](auto r, auto i, auto& sum) {
+        sum = Native32::load_unaligned(total(r, i)) + Native32(sum);
+      });
+    }
+    left -= count;
+    if (left == 0) break;
+    each_sum(sums, [&](auto r, auto i, auto& sum) { Native32(sum).store_unaligned(total(r, i)); });
+    first = false;
+    input += input_block;
+    block.data += dot_block * block.step;
+  }
+  if (straight_out) {
+    const Destination out = to;
+    if (out.bias != nullptr) {
       each_sum(sums, [&](auto, auto i, auto& sum) {
-        sum = Native32(sum) + Native32::load_unaligned(to.bias + i * size);
+        sum = Native32(sum) + Native32::load_unaligned(out.bias + i * size);
       });
     }
     each_sum(sums, [&](auto r, auto i, auto& sum) {
-      Native32(sum).store_unaligned(to.output + r * to.stride + i * size);
+      Native32(sum).store_unaligned(out.output + r * out.stride + i * size);
     });
     return;
   }
-  each_sum(sums, [&](auto r, auto i, auto& sum) {
-    Native32(sum).store_unaligned(step.totals + r * step.totals_stride + i * size);
-  });
-  if (step.last) finish(step.totals, step.totals_stride, rows, to);
+  each_sum(sums, [&](auto r, auto i, auto& sum) { Native32(sum).store_unaligned(total(r, i)); });
+  if (last) finish(totals, totals_stride, rows, to);
 }
 
 template <class Weight>
@@ -174,7 +209,7 @@ void stream(const float* input, std::size_t input_stride, std::size_t depth,
     const WeightView<Weight> block{weights.data + start * weights.step, weights.step,
                                    weights.panel};
     TileSums<rows, panels> sums;
-    block_sums(sums, input + start, input_stride, block, count);
+    block_sums(sums, input + start, input_stride, block, count, [] {});
     repeat<rows * TileSums<rows, panels>::width>(
         [&](auto i) { totals.at[i] = Native32(totals.at[i]) + Native32(sums.at[i]); });
   }

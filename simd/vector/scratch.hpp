@@ -16,11 +16,12 @@ constexpr std::size_t max_group_columns = 64;
 /// Floats of packed input that should stay in the second-level cache.
 constexpr std::size_t packed_floats = 128 * 1024;
 
-/// Rows of input that are packed at a time.
+/// Rows of input that are packed at a time: their totals share the first-level cache with the weights
+/// of a visit (product.cpp).
 constexpr std::size_t chunk_rows(std::size_t rows, std::size_t depth) {
   const std::size_t blocks = round_up(depth, dot_block) / dot_block;
   const std::size_t tiles = blocks == 0 ? 1 : packed_floats / (blocks * dot_block * max_tile_rows);
-  const std::size_t most = (tiles < 4 ? 4 : tiles > 16 ? 16 : tiles) * max_tile_rows;
+  const std::size_t most = (tiles < 4 ? 4 : tiles > 8 ? 8 : tiles) * max_tile_rows;
   return rows < most ? rows : most;
 }
 
