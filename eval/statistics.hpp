@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 #include <vector>
 
@@ -54,6 +55,8 @@ std::vector<std::size_t> length_over_time(const WindowScore& window, std::size_t
 /// The controls of a budget beside each other.
 struct Spread {
   engine::Score score;
+  std::string label;  ///< of the budget
+  std::size_t prune_after;
   std::size_t schedule;
   std::size_t seeds;
   double least;  ///< log_ratio

@@ -36,9 +36,9 @@ struct Arm {
   bool control = false;
 };
 
-/// The arms, each set of one budget, trigger, skip and protection followed by its controls: `seeds`
+/// The arms, each set of one schedule (all alike but in their score) followed by its controls: `seeds`
 /// arms of `random`, as many of `random-fresh`, one of `recent` where no arm of the set is one.
-/// All of a set have the same schedule number.
+/// Arms of schedule 0 get none.
 std::vector<Arm> with_controls(std::span<const Arm> arms, std::size_t seeds);
 
 /// One scored token. "Full" is the uncompressed run over the same tokens.
@@ -94,7 +94,7 @@ struct TextScore {
   std::vector<WindowScore> windows{};
   std::vector<TokenScore> scores{};
 
-  double log_ratio() const { return (nll - full_nll) / static_cast<double>(scored); }
+  double log_ratio() const;  ///< mean of nll - full nll; NaN where nothing is scored
 };
 
 /// Which original positions are still held when the last token of a window is scored.
@@ -136,6 +136,7 @@ struct Row {
   std::string digest;  ///< of the logits that scored tokens, in order
   Survival survival{};
 
+  // NaN where nothing is scored.
   double perplexity() const;
   double full_perplexity() const;
   double log_ratio() const;
@@ -163,13 +164,18 @@ struct SweepOptions {
   std::function<void(std::size_t text, const TextResult& result)> text_done{};
 };
 
-/// The rows of a sweep: for each trigger and prune_after among the arms, in their order, the
-/// uncompressed row and then its arms (those that keep all are left out: they are that row).
+/// One row for each arm, before it has run: for each trigger and prune_after among the arms, in their
+/// order, the uncompressed row and then its arms (those that keep all are left out: they are that
+/// row). Errors: Error for no arms.
+std::vector<Row> make_rows(std::span<const Arm> arms);
+/// Fills in a row's sums from its texts.
+void add_up(Row& row);
+
+/// What a sweep found: the rows of make_rows().
 struct Sweep {
   Layout layout;
   std::vector<Row> rows;
 };
-std::vector<Arm> rows_of(std::span<const Arm> arms);
 
 /// Runs every arm over every text. A text is prefilled once and forked; between two cuts tokens go
 /// through the model as one chunk. Compressed and full logits meet token by token, and are not kept.

@@ -1,0 +1,115 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "eval/accounts.hpp"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <cstring>
+
+#include "engine/error.hpp"
+
+namespace neoxref::eval {
+
+Slots count_slots(const WindowScore& window, std::size_t layers) {
+  Slots slots;
+  std::size_t now = 0;
+  auto cut = window.log.begin();
+  for (std::size_t token = 0; token + 1 < window.window.tokens; ++token) {
+    now += layers;
+    slots.peak = std::max(slots.peak, now);
+    if (token + 1 >= window.course.first_scored) slots.sum += now;
+    for (; cut != window.log.end() && cut->position == token; ++cut)
+      now -= cut->before - cut->after;
+  }
+  return slots;
+}
+
+void date_scores(const WindowScore& window, TokenScore* scores) {
+  auto cut = window.log.begin();
+  std::uint32_t moments = 0;
+  std::size_t last = 0;
+  for (std::size_t i = 0; i < window.scored; ++i) {
+    TokenScore& score = scores[i];
+    const std::size_t entered = score.position - 1;  // the token that its logits come from
+    for (; cut != window.log.end() && cut->position < entered; ++cut) {
+      if (moments == 0 || cut->position != last) ++moments;
+      last = cut->position;
+    }
+    score.cuts = moments;
+    score.since_cut = moments == 0 ? 0 : static_cast<std::uint32_t>(entered - last);
+  }
+}
+
+bool felt_cut(const WindowScore& window, std::size_t layer) {
+  return window.scored > 0 &&
+         std::any_of(window.log.begin(), window.log.end(), [&](const engine::Cut& cut) {
+           return cut.layer == layer && cut.position + 2 < window.window.tokens;
+         });
+}
+
+std::size_t resident_bytes(const engine::KvCache& cache) {
+  const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
+  std::vector<unsigned char> pages((cache.physical_bytes() + page - 1) / page);
+  // mincore only looks; the arena begins at the first head's keys and at a page.
+  void* const arena = const_cast<float*>(cache.keys(0, 0));
+  if (mincore(arena, cache.physical_bytes(), pages.data()) != 0) {
+    throw engine::Error("cache", "its resident pages cannot be counted", "", std::strerror(errno));
+  }
+  return page * static_cast<std::size_t>(std::count_if(
+                    pages.begin(), pages.end(), [](unsigned char in) { return (in & 1) != 0; }));
+}
+
+void LastLook::before(const engine::Sequence& sequence) {
+  const engine::KvCache& cache = sequence.cache;
+  const std::size_t heads = cache.shape().heads;
+  positions_.resize(cache.shape().layers * heads);
+  for (std::size_t i = 0; i < positions_.size(); ++i) {
+    const std::int32_t* first = cache.positions(i / heads, i % heads);
+    positions_[i].assign(first, first + cache.length(i / heads, i % heads));
+  }
+}
+
+void LastLook::after(const engine::Sequence& sequence, std::size_t last, Survival& survival) const {
+  const engine::KvCache& cache = sequence.cache;
+  const std::size_t layers = cache.shape().layers;
+  const std::size_t heads = cache.shape().heads;
+  if (survival.positions < last + 1) {
+    Survival wider{layers, last + 1, std::vector<std::uint64_t>(layers * (last + 1)),
+                   std::vector<std::uint64_t>(last + 1),
+                   std::vector<std::uint64_t>(layers * (last + 1))};
+    for (std::size_t p = 0; p < survival.positions; ++p) wider.entered[p] = survival.entered[p];
+    for (std::size_t layer = 0; layer < survival.layers; ++layer) {
+      for (std::size_t p = 0; p < survival.positions; ++p) {
+        wider.held[layer * wider.positions + p] = survival.held[layer * survival.positions + p];
+        wider.held_by_age[layer * wider.positions + p] =
+            survival.held_by_age[layer * survival.positions + p];
+      }
+    }
+    survival = std::move(wider);
+  }
+  for (std::size_t p = 0; p <= last; ++p) survival.entered[p] += heads;
+  for (std::size_t layer = 0; layer < layers; ++layer) {
+    std::uint64_t* const held = survival.held.data() + layer * survival.positions;
+    std::uint64_t* const by_age = survival.held_by_age.data() + layer * survival.positions;
+    const auto count = [&](std::int32_t position) {
+      ++held[position];
+      ++by_age[last - static_cast<std::size_t>(position)];
+    };
+    const bool cut_behind = std::any_of(
+        sequence.cuts.rbegin(), sequence.cuts.rend(),
+        [&](const engine::Cut& cut) { return cut.layer == layer && cut.position == last; });
+    for (std::size_t head = 0; head < heads; ++head) {
+      if (cut_behind) {
+        for (const std::int32_t position : positions_[layer * heads + head]) count(position);
+        count(static_cast<std::int32_t>(last));
+      } else {
+        const std::int32_t* const positions = cache.positions(layer, head);
+        std::for_each(positions, positions + cache.length(layer, head), count);
+      }
+    }
+  }
+}
+
+}  // namespace neoxref::eval
