@@ -49,6 +49,36 @@ bool felt_cut(const WindowScore& window, std::size_t layer) {
          });
 }
 
+void sum_scores(TextScore& score, const Text& text, std::size_t first) {
+  for (const WindowScore& window : score.windows) {
+    for (std::size_t i = 0; i < window.scored; ++i) {
+      const TokenScore& token = score.scores[window.first_token + i];
+      score.nll += static_cast<double>(token.nll);
+      score.full_nll += static_cast<double>(token.full_nll);
+      score.kl += token.kl;
+      score.correct += token.correct ? 1 : 0;
+      score.agreed += token.agrees ? 1 : 0;
+      score.after_cut += token.cuts > 0 ? 1 : 0;
+      const std::size_t place = window.window.begin + token.position - first;
+      if (!text.bytes.empty()) score.bytes += text.bytes[place];
+      if (!text.word_starts.empty()) score.words += text.word_starts[place];
+    }
+  }
+}
+
+bool was_never_cut(const TextScore& score, const engine::Press& press, std::size_t layers) {
+  bool all_skipped = true;
+  for (std::size_t layer = 0; layer < layers; ++layer) {
+    if (press.skips(layer)) continue;
+    all_skipped = false;
+    const bool felt =
+        std::any_of(score.windows.begin(), score.windows.end(),
+                    [&](const WindowScore& window) { return felt_cut(window, layer); });
+    if (!felt) return true;
+  }
+  return all_skipped;
+}
+
 std::size_t resident_bytes(const engine::KvCache& cache) {
   const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
   std::vector<unsigned char> pages((cache.physical_bytes() + page - 1) / page);

@@ -23,6 +23,13 @@ void date_scores(const WindowScore& window, TokenScore* scores);
 /// Whether some scored token of the window came after a cut of this layer.
 bool felt_cut(const WindowScore& window, std::size_t layer);
 
+/// Sums of a text over its scored tokens, window by window, in their order.
+/// first  1 where every window begins with a token that is not of the text, else 0.
+void sum_scores(TextScore& score, const Text& text, std::size_t first);
+
+/// Whether in some layer that is not skipped no score came after a cut; true where all are skipped.
+bool was_never_cut(const TextScore& score, const engine::Press& press, std::size_t layers);
+
 /// Bytes of the arena's pages that are in memory, by mincore(2).
 std::size_t resident_bytes(const engine::KvCache& cache);
 

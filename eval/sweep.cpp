@@ -299,31 +299,9 @@ private:
       score.tokens = all.back().begin + all.back().tokens - all.front().begin;
     }
     score.scored = score.scores.size();
-    for (const WindowScore& window : score.windows) {
-      for (std::size_t i = 0; i < window.scored; ++i) {
-        const TokenScore& token = score.scores[window.first_token + i];
-        score.nll += static_cast<double>(token.nll);
-        score.full_nll += static_cast<double>(token.full_nll);
-        score.kl += token.kl;
-        score.correct += token.correct ? 1 : 0;
-        score.agreed += token.agrees ? 1 : 0;
-        score.after_cut += token.cuts > 0 ? 1 : 0;
-        const std::size_t place = window.window.begin + token.position - first;
-        if (!text.bytes.empty()) score.bytes += text.bytes[place];
-        if (!text.word_starts.empty()) score.words += text.word_starts[place];
-      }
-    }
-    const bool skips_all = [&] {
-      for (std::size_t layer = 0; layer < config.layers; ++layer) {
-        if (!row.arm.press.skips(layer)) return false;
-      }
-      return true;
-    }();
-    for (std::size_t layer = 0; layer < config.layers && row.compressed && !all.empty(); ++layer) {
-      const bool felt = std::any_of(score.windows.begin(), score.windows.end(),
-                                    [&](const WindowScore& w) { return felt_cut(w, layer); });
-      score.never_cut = score.never_cut || skips_all || (!row.arm.press.skips(layer) && !felt);
-    }
+    sum_scores(score, text, first);
+    score.never_cut =
+        row.compressed && !all.empty() && was_never_cut(score, row.arm.press, config.layers);
     if (!score.windows.empty()) {
       const WindowScore& window = score.windows.front();
       score.before_first_cut =
