@@ -91,6 +91,40 @@ std::size_t resident_bytes(const engine::KvCache& cache) {
                     pages.begin(), pages.end(), [](unsigned char in) { return (in & 1) != 0; }));
 }
 
+void widen(Survival& survival, const engine::CacheShape& shape, std::size_t positions) {
+  survival.layers = shape.layers;
+  survival.heads = shape.heads;
+  survival.drops.resize(shape.layers * shape.heads);
+  if (positions <= survival.positions) return;
+  const auto wider = [&](std::vector<std::uint64_t>& table) {
+    std::vector<std::uint64_t> copy(shape.layers * positions);
+    for (std::size_t i = 0; i < table.size(); ++i) {
+      copy[i / survival.positions * positions + i % survival.positions] = table[i];
+    }
+    table = std::move(copy);
+  };
+  wider(survival.held);
+  wider(survival.held_by_age);
+  wider(survival.dropped_by_age);
+  survival.entered.resize(positions);
+  survival.positions = positions;
+}
+
+void count_drops(const engine::Sequence& sequence, Survival& survival) {
+  for (const engine::Cut& cut : sequence.cuts) {
+    const std::size_t per_head = cut.before - cut.after;
+    for (std::size_t i = 0; i < cut.dropped.size(); ++i) {
+      const std::size_t age = cut.position - static_cast<std::size_t>(cut.dropped[i]);
+      ++survival.dropped_by_age[cut.layer * survival.positions + age];
+      DropAges& ages = survival.drops[cut.layer * survival.heads + i / per_head];
+      ages.youngest = ages.dropped == 0 ? age : std::min<std::uint64_t>(ages.youngest, age);
+      ages.oldest = std::max<std::uint64_t>(ages.oldest, age);
+      ages.sum += age;
+      ++ages.dropped;
+    }
+  }
+}
+
 void LastLook::before(const engine::Sequence& sequence) {
   const engine::KvCache& cache = sequence.cache;
   const std::size_t heads = cache.shape().heads;
@@ -105,20 +139,6 @@ void LastLook::after(const engine::Sequence& sequence, std::size_t last, Surviva
   const engine::KvCache& cache = sequence.cache;
   const std::size_t layers = cache.shape().layers;
   const std::size_t heads = cache.shape().heads;
-  if (survival.positions < last + 1) {
-    Survival wider{layers, last + 1, std::vector<std::uint64_t>(layers * (last + 1)),
-                   std::vector<std::uint64_t>(last + 1),
-                   std::vector<std::uint64_t>(layers * (last + 1))};
-    for (std::size_t p = 0; p < survival.positions; ++p) wider.entered[p] = survival.entered[p];
-    for (std::size_t layer = 0; layer < survival.layers; ++layer) {
-      for (std::size_t p = 0; p < survival.positions; ++p) {
-        wider.held[layer * wider.positions + p] = survival.held[layer * survival.positions + p];
-        wider.held_by_age[layer * wider.positions + p] =
-            survival.held_by_age[layer * survival.positions + p];
-      }
-    }
-    survival = std::move(wider);
-  }
   for (std::size_t p = 0; p <= last; ++p) survival.entered[p] += heads;
   for (std::size_t layer = 0; layer < layers; ++layer) {
     std::uint64_t* const held = survival.held.data() + layer * survival.positions;

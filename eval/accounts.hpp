@@ -33,13 +33,19 @@ bool was_never_cut(const TextScore& score, const engine::Press& press, std::size
 /// Bytes of the arena's pages that are in memory, by mincore(2).
 std::size_t resident_bytes(const engine::KvCache& cache);
 
+/// Makes room for windows of this many tokens.
+void widen(Survival& survival, const engine::CacheShape& shape, std::size_t positions);
+
+/// Adds the ages of what the cuts dropped.
+void count_drops(const engine::Sequence& sequence, Survival& survival);
+
 /// What the logits that score the last token of a window see. A cut right behind the last token that
 /// enters has been made when the pass is over, so the slots before it are noted down.
 class LastLook {
 public:
   /// Before the last token enters.
   void before(const engine::Sequence& sequence);
-  /// After it has entered. last: its index in the window.
+  /// After it has entered. last: its index in the window; the survival is wide enough.
   void after(const engine::Sequence& sequence, std::size_t last, Survival& survival) const;
 
 private:

@@ -80,10 +80,9 @@ std::string describe(const std::vector<PlannedCut>& cuts, std::size_t index) {
 void check_against_plan(const engine::Press& press, std::size_t layers, std::size_t tokens,
                         std::size_t untouched, std::span<const engine::Cut> log,
                         std::string_view where) {
-  const std::vector<PlannedCut> planned = plan(press, tokens, untouched);
   for (std::size_t layer = 0; layer < layers; ++layer) {
-    const std::vector<PlannedCut> expected =
-        press.skips(layer) ? std::vector<PlannedCut>{} : planned;
+    std::vector<PlannedCut> expected;
+    if (!press.skips(layer)) expected = plan(press, tokens, untouched, layer);
     std::vector<PlannedCut> happened;
     for (const engine::Cut& cut : log) {
       if (cut.layer == layer) happened.push_back({cut.position, cut.before, cut.after});

@@ -15,6 +15,12 @@ double per_token(double sum, std::size_t tokens) {
   return sum / static_cast<double>(tokens);
 }
 
+bool keeps_all(const engine::Press& press) {
+  if (press.layer_budgets.empty()) return press.budget.keeps_all();
+  return std::all_of(press.layer_budgets.begin(), press.layer_budgets.end(),
+                     [](const engine::Budget& budget) { return budget.keeps_all(); });
+}
+
 bool scores_the_same(const engine::Press& a, const engine::Press& b) {
   return a.trigger == b.trigger && a.prune_after == b.prune_after && a.interval == b.interval;
 }
@@ -28,10 +34,11 @@ std::vector<Arm> with_controls(std::span<const Arm> arms, std::size_t seeds) {
     all.push_back(arms[i]);
     const std::size_t schedule = arms[i].schedule;
     const auto alike = [&](const Arm& arm) { return arm.schedule == schedule; };
-    if (arms[i].press.keeps_all() || schedule == 0) continue;
+    if (keeps_all(arms[i].press) || schedule == 0) continue;
     if (std::any_of(arms.begin() + static_cast<std::ptrdiff_t>(i) + 1, arms.end(), alike)) continue;
     Arm control = arms[i];
     control.control = true;
+    control.press.own = nullptr;
     for (const Score score : {Score::random, Score::random_fresh}) {
       for (std::size_t seed = 0; seed < seeds; ++seed) {
         control.press.score = score;
@@ -65,7 +72,7 @@ std::vector<Row> make_rows(std::span<const Arm> arms) {
     full.arm.press.skip_layers = first.press.skip_layers;
     rows.push_back(full);
     for (const Arm& arm : arms) {
-      if (arm.press.keeps_all() || !scores_the_same(arm.press, first.press)) continue;
+      if (keeps_all(arm.press) || !scores_the_same(arm.press, first.press)) continue;
       Row row;
       row.arm = arm;
       row.compressed = true;

@@ -37,9 +37,7 @@ public:
     layout_.bos = options.first_token.has_value();
     const engine::Config& config = model.config();
     for (const Row& row : rows) {
-      if (row.compressed && row.arm.press.positions == engine::Positions::rerotate) {
-        raw_dims_ = config.rotary_dims;
-      }
+      if (row.compressed) extras_ = extras_ | row.arm.press.extras(config.rotary_dims);
       any_compressed_ = any_compressed_ || row.compressed;
       digests_.emplace_back();
     }
@@ -134,6 +132,7 @@ private:
     press.prune_after = way.prune_after;
     runner.sequence->set_press(press, model_.config().rotary_dims);
     runner.sequence->end_prompt();
+    runner.sequence->log_dropped = true;
   }
 
   void sample(const Sequence& sequence, Resident& resident) const {
@@ -168,10 +167,11 @@ private:
   }
 
   void run(const Text& text, const Window& window) {
-    std::vector<std::int32_t> ids;
-    if (options_.first_token) ids.push_back(*options_.first_token);
-    const auto from = text.tokens.begin() + static_cast<std::ptrdiff_t>(window.begin);
-    ids.insert(ids.end(), from, from + static_cast<std::ptrdiff_t>(window.tokens - ids.size()));
+    const std::size_t put_first = layout_.bos ? 1 : 0;
+    std::vector<std::int32_t> ids(window.tokens);
+    ids.front() = options_.first_token.value_or(0);
+    std::copy_n(text.tokens.begin() + static_cast<std::ptrdiff_t>(window.begin),
+                window.tokens - put_first, ids.begin() + static_cast<std::ptrdiff_t>(put_first));
     const std::size_t last = ids.size() - 2;  // the last token that enters
 
     std::vector<Course> ways;
@@ -194,14 +194,18 @@ private:
     std::vector<Runner> runners(rows_.size());
     std::vector<std::size_t> first_tokens;
     for (const Row& row : rows_) first_tokens.push_back(row.texts.back().scores.size());
-    Sequence full({config.layers, config.heads, config.head_dim}, last + 1, raw_dims_);
+    Sequence full({config.layers, config.heads, config.head_dim}, last + 1, extras_);
     std::sort(borders.begin(), borders.end());
     const auto takes_part = [&](std::size_t i) { return ways[i].first_scored < ids.size(); };
+    std::size_t last_start = 0;
+    for (const Course& way : ways) last_start = std::max(last_start, way.untouched);
     const auto start_due = [&](std::size_t position) {
       for (std::size_t i = 0; i < rows_.size(); ++i) {
         if (!rows_[i].compressed || !takes_part(i) || ways[i].untouched != position) continue;
         start(rows_[i], runners[i], full, ways[i]);
       }
+      // Nobody asks the full run itself what its slots have drawn.
+      if (position >= last_start) full.attended.reset();
     };
     for (std::size_t first = 0; first <= last;) {
       start_due(first);
@@ -238,9 +242,10 @@ private:
       if (!takes_part(i)) continue;
       const Sequence& sequence = rows_[i].compressed ? *runners[i].sequence : full;
       finish_window(i, text, window, ways[i], sequence, first_tokens[i]);
-      if (rows_[i].compressed && ways[i].untouched <= last) {
-        runners[i].last_look.after(sequence, last, rows_[i].survival);
-      }
+      if (!rows_[i].compressed) continue;
+      widen(rows_[i].survival, sequence.cache.shape(), last + 1);
+      count_drops(sequence, rows_[i].survival);
+      if (ways[i].untouched <= last) runners[i].last_look.after(sequence, last, rows_[i].survival);
     }
     compare_schedules();
   }
@@ -251,7 +256,10 @@ private:
     TextScore& score = rows_[row].texts.back();
     WindowScore done{window, way, first_token, score.scores.size() - first_token, {}, {}};
     if (rows_[row].compressed) {
-      done.log = sequence.cuts;
+      for (const engine::Cut& cut : sequence.cuts) {
+        done.log.push_back(
+            {cut.layer, cut.position, cut.before, cut.after, cut.protection_won, {}});
+      }
       check_against_plan(*sequence.press(), layers, window.tokens - 1, way.untouched, done.log,
                          text.name);
     }
@@ -337,7 +345,7 @@ private:
   std::vector<Prediction> full_predictions_;
   std::vector<Prediction> predictions_;
   std::unique_ptr<Comparison> comparison_;
-  std::size_t raw_dims_ = 0;
+  engine::Extras extras_;  ///< for every press of the sweep
   bool any_compressed_ = false;
 };
 

@@ -97,14 +97,25 @@ struct TextScore {
   double log_ratio() const;  ///< mean of nll - full nll; NaN where nothing is scored
 };
 
-/// Which original positions are still held when the last token of a window is scored.
+/// Ages at which one head dropped slots: tokens that had entered since.
+struct DropAges {
+  std::uint64_t dropped = 0;
+  std::uint64_t sum = 0;
+  std::uint64_t youngest = 0;
+  std::uint64_t oldest = 0;
+};
+
+/// Who lives how long: which original positions are still held when the last token of a window is
+/// scored, and how old slots were when they were dropped.
 struct Survival {
   std::size_t layers = 0;
-  std::size_t positions = 0;             ///< largest number of slots that any window came to
+  std::size_t heads = 0;
+  std::size_t positions = 0;             ///< most tokens that entered in any window
   std::vector<std::uint64_t> held{};     ///< [layers][positions]: (window, head) pairs that hold it
   std::vector<std::uint64_t> entered{};  ///< [positions]: (window, head) pairs where it had entered
-  std::vector<std::uint64_t>
-      held_by_age{};  ///< [layers][positions], age 0 is the last that entered
+  std::vector<std::uint64_t> held_by_age{};     ///< [layers][positions], age 0 entered last
+  std::vector<std::uint64_t> dropped_by_age{};  ///< [layers][positions], over all cuts
+  std::vector<DropAges> drops{};                ///< [layers][heads]
   double share(std::size_t layer, std::size_t position) const;
   double share_by_age(std::size_t layer, std::size_t age) const;
 };

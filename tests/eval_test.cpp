@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #define BOOST_TEST_MODULE eval
+#include <array>
 #include <boost/test/unit_test.hpp>
 #include <cmath>
 #include <cstddef>

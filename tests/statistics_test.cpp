@@ -2,6 +2,7 @@
 #define BOOST_TEST_MODULE statistics
 #include "eval/statistics.hpp"
 
+#include <array>
 #include <boost/test/unit_test.hpp>
 #include <cmath>
 #include <cstddef>
@@ -34,7 +35,7 @@ using Numbers = std::vector<std::size_t>;
 
 engine::Press rule(Trigger trigger, std::size_t prune_after, std::size_t interval = 0) {
   engine::Press press;
-  press.keep_ratio = engine::KeepRatio::parse("0.5");
+  press.budget.keep_ratio = engine::KeepRatio::parse("0.5");
   press.trigger = trigger;
   press.prune_after = prune_after;
   press.interval = interval;
@@ -121,7 +122,7 @@ BOOST_AUTO_TEST_CASE(a_wrong_trigger_is_found_out) {
     std::vector<engine::Cut> cuts;
     for (const eval::PlannedCut& cut : eval::plan(wrong, 1023, 256)) {
       for (std::size_t layer = 1; layer < layers; ++layer) {
-        cuts.push_back({layer, cut.token, cut.before, cut.after});
+        cuts.push_back({layer, cut.token, cut.before, cut.after, false, {}});
       }
     }
     return cuts;
@@ -137,7 +138,7 @@ BOOST_AUTO_TEST_CASE(a_wrong_trigger_is_found_out) {
   BOOST_CHECK_THROW(check(log(press, 2)), engine::Error);
   BOOST_CHECK_THROW(check({}), engine::Error);
   std::vector<engine::Cut> skipped = log(press, 3);
-  skipped.push_back({0, 300, 301, 151});
+  skipped.push_back({0, 300, 301, 151, false, {}});
   BOOST_CHECK_THROW(check(skipped), engine::Error);
   std::vector<engine::Cut> late = log(press, 3);
   ++late.back().position;
@@ -207,7 +208,10 @@ BOOST_AUTO_TEST_CASE(tokens_are_dated_from_the_cuts_that_they_felt) {
   window.window = {0, 12, 1};
   window.course = {0, 3, 0};
   window.scored = 9;
-  window.log = {{1, 4, 5, 3}, {2, 4, 5, 3}, {1, 8, 7, 3}, {1, 10, 5, 3}};
+  for (const auto& [layer, position, before] :
+       std::vector<std::array<std::size_t, 3>>{{1, 4, 5}, {2, 4, 5}, {1, 8, 7}, {1, 10, 5}}) {
+    window.log.push_back({layer, position, before, 3, false, {}});
+  }
   std::vector<eval::TokenScore> scores(9);
   for (std::uint32_t i = 0; i < 9; ++i) scores[i].position = i + 3;
   eval::date_scores(window, scores.data());

@@ -61,10 +61,9 @@ std::string arm_fields(const eval::Sweep& sweep, const Row& row) {
     layers += (layers.empty() ? "" : " ") + std::to_string(layer);
   }
   return fmt::format("{},{},{},{},{},{},{},{},{},{},{}", eval::protocol_name(sweep.layout.protocol),
-                     engine::trigger_name(press.trigger),
-                     row.compressed ? engine::score_name(press.score) : "none", row.arm.control,
-                     row.arm.label, engine::positions_name(press.positions), press.sinks,
-                     press.recent, layers, press.seed, press.prune_after);
+                     engine::trigger_name(press.trigger), row.compressed ? press.name() : "none",
+                     row.arm.control, row.arm.label, engine::positions_name(press.positions),
+                     press.sinks, press.recent, layers, press.seed, press.prune_after);
 }
 
 }  // namespace
@@ -98,8 +97,7 @@ void write_per_token(const std::string& path, const eval::Sweep& sweep) {
   }
   for (std::size_t i = 0; i < sweep.rows.size(); ++i) {
     const Row& row = sweep.rows[i];
-    const std::string press =
-        row.compressed ? std::string(engine::score_name(row.arm.press.score)) : "none";
+    const std::string press = row.compressed ? row.arm.press.name() : "none";
     for (const TextScore& text : row.texts) {
       std::string block;
       for (std::size_t w = 0; w < text.windows.size(); ++w) {

@@ -23,7 +23,7 @@ constexpr const char* kind = "neoxref eval journal 1";
 Json window_json(const WindowScore& window) {
   Json log = Json::array();
   for (const engine::Cut& cut : window.log) {
-    log.push_back({cut.layer, cut.position, cut.before, cut.after});
+    log.push_back({cut.layer, cut.position, cut.before, cut.after, cut.protection_won});
   }
   return {
       {"window", {window.window.begin, window.window.tokens, window.window.first_scored}},
@@ -41,7 +41,7 @@ WindowScore window_of(const Json& json) {
   window.first_token = json.at("first_token");
   window.scored = json.at("scored");
   for (const Json& cut : json.at("log")) {
-    window.log.push_back({cut.at(0), cut.at(1), cut.at(2), cut.at(3)});
+    window.log.push_back({cut.at(0), cut.at(1), cut.at(2), cut.at(3), cut.at(4), {}});
   }
   json.at("lengths").get_to(window.lengths);
   return window;
@@ -137,7 +137,12 @@ Json result_json(const eval::TextResult& result) {
   for (const TextScore& text : result.rows) rows.push_back(text_json(text));
   Json survival = Json::array();
   for (const eval::Survival& one : result.survival) {
-    survival.push_back({one.layers, one.positions, one.held, one.entered, one.held_by_age});
+    Json drops = Json::array();
+    for (const eval::DropAges& ages : one.drops) {
+      drops.push_back({ages.dropped, ages.sum, ages.youngest, ages.oldest});
+    }
+    survival.push_back({one.layers, one.heads, one.positions, one.held, one.entered,
+                        one.held_by_age, one.dropped_by_age, std::move(drops)});
   }
   return {{"rows", std::move(rows)},
           {"digest_states", result.digest_states},
@@ -151,10 +156,15 @@ eval::TextResult result_of(const Json& json) {
   for (const Json& one : json.at("survival")) {
     eval::Survival survival;
     survival.layers = one.at(0);
-    survival.positions = one.at(1);
-    one.at(2).get_to(survival.held);
-    one.at(3).get_to(survival.entered);
-    one.at(4).get_to(survival.held_by_age);
+    survival.heads = one.at(1);
+    survival.positions = one.at(2);
+    one.at(3).get_to(survival.held);
+    one.at(4).get_to(survival.entered);
+    one.at(5).get_to(survival.held_by_age);
+    one.at(6).get_to(survival.dropped_by_age);
+    for (const Json& ages : one.at(7)) {
+      survival.drops.push_back({ages.at(0), ages.at(1), ages.at(2), ages.at(3)});
+    }
     result.survival.push_back(std::move(survival));
   }
   return result;

@@ -134,19 +134,40 @@ void add_task(Json& entry, const Row& row) {
   entry["items_never_cut"] = never;
 }
 
+/// By layer and head: how many slots were dropped, and their ages then.
+Json drops_json(const eval::Survival& survival) {
+  Json list = Json::array();
+  for (std::size_t i = 0; i < survival.drops.size(); ++i) {
+    const eval::DropAges& ages = survival.drops[i];
+    if (ages.dropped == 0) continue;
+    list.push_back({{"layer", i / survival.heads},
+                    {"head", i % survival.heads},
+                    {"dropped", ages.dropped},
+                    {"mean_age", static_cast<double>(ages.sum) / static_cast<double>(ages.dropped)},
+                    {"youngest", ages.youngest},
+                    {"oldest", ages.oldest}});
+  }
+  return list;
+}
+
 }  // namespace
 
 Json arm_json(const Sweep& sweep, const Row& row) {
   const engine::Press& press = row.arm.press;
-  const bool by_slots = press.slots > 0;
+  const bool layered = !press.layer_budgets.empty();
+  const bool by_share = !layered && press.budget.slots == 0 && press.budget.bytes == 0;
+  const auto count = [&](std::size_t budget) {
+    return layered || budget == 0 ? Json() : Json(budget);
+  };
   return {{"label", row.arm.label},
           {"protocol", eval::protocol_name(sweep.layout.protocol)},
           {"trigger", engine::trigger_name(press.trigger)},
           {"interval", press.interval > 0 ? Json(press.interval) : Json()},
-          {"press", row.compressed ? engine::score_name(press.score) : "none"},
+          {"press", row.compressed ? press.name() : "none"},
           {"control", row.arm.control},
-          {"keep_ratio", by_slots ? Json() : Json(press.keep_ratio.value())},
-          {"keep_slots", by_slots ? Json(press.slots) : Json()},
+          {"keep_ratio", by_share ? Json(press.budget.keep_ratio.value()) : Json()},
+          {"keep_slots", count(press.budget.slots)},
+          {"keep_bytes", count(press.budget.bytes)},
           {"positions", engine::positions_name(press.positions)},
           {"sinks", press.sinks},
           {"recent", press.recent},
@@ -171,6 +192,7 @@ Json sweep_json(const ReportContext& context) {
     entry["buckets"] = {{"position", buckets_json(row, eval::By::position)},
                         {"since_cut", buckets_json(row, eval::By::since_cut)},
                         {"cuts", buckets_json(row, eval::By::cuts)}};
+    entry["drops"] = drops_json(row.survival);
     Json texts = Json::array();
     for (const TextScore& text : row.texts) texts.push_back(text_json(sweep, text));
     entry["texts"] = std::move(texts);

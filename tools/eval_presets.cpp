@@ -39,13 +39,13 @@ const Preset* find_preset(const std::string& name) {
 }
 
 void apply(const Preset& preset, PressOptions& press, eval::Layout& layout) {
-  PressOptions fixed;
   press.keep_ratios = preset.keep_ratios;
-  press.keep_slots = fixed.keep_slots;
+  press.keep_slots = {};
+  press.keep_bytes = {};
   press.scores = {engine::Score::knorm};
   press.trigger = engine::Trigger::reaches;
   press.prune_afters = {preset.prune_after};
-  press.interval = fixed.interval;
+  press.interval = 0;
   press.sinks = 0;
   press.recent = 0;
   press.positions = engine::Positions::original;

@@ -215,11 +215,11 @@ std::string row_name(const Sweep& sweep, const Row& row) {
   for (const Row& other : sweep.rows) {
     if (other.compressed && first == nullptr) first = &other;
     limits = limits || other.arm.press.prune_after != sweep.rows.front().arm.press.prune_after;
-    scores = scores || (other.compressed && other.arm.press.score != first->arm.press.score);
+    scores = scores || (other.compressed && other.arm.press.name() != first->arm.press.name());
   }
   std::string name = row.arm.label;
   if (scores && row.compressed) {
-    name = std::string(engine::score_name(row.arm.press.score));
+    name = row.arm.press.name();
     const bool draws = row.arm.press.score == engine::Score::random ||
                        row.arm.press.score == engine::Score::random_fresh;
     if (draws) name += "#" + std::to_string(row.arm.press.seed);

@@ -192,9 +192,9 @@ void PressOptions::add_to(CLI::App& app, bool many) {
                   "or\none a layer with colons between: 1:0.5:0.5:0.5:0.1:0.1")};
   dependent_ = {
       add_names(app, "--score", scores, many, engine::parse_score,
-               "What is kept: knorm, knorm-high, knorm-rot,\nknorm-pass, knorm-centered, vnorm, "
-               "vk-ratio, recent,\nkeydiff, random, random-fresh, observed,\nobserved-sum, tova, "
-               "snapkv (default: knorm)"),
+                "What is kept: knorm, knorm-high, knorm-rot,\nknorm-pass, knorm-centered, vnorm, "
+                "vk-ratio, recent,\nkeydiff, random, random-fresh, observed,\nobserved-sum, tova, "
+                "snapkv (default: knorm)"),
       add_trigger(app, trigger),
       many ? add_counts(app, "--prune-after", prune_afters, prune_help)
            : add_count(app, "--prune-after", prune_afters.front(), 0, largest_count, prune_help),
@@ -291,8 +291,7 @@ std::string PressOptions::text() const {
   for (const std::size_t limit : prune_afters) {
     limits += (limits.empty() ? "" : ",") + std::to_string(limit);
   }
-  std::string all =
-      "score " + names + ", trigger " + std::string(engine::trigger_name(trigger));
+  std::string all = "score " + names + ", trigger " + std::string(engine::trigger_name(trigger));
   if (interval > 0) all += " " + std::to_string(interval);
   all += ", prune_after " + limits + ", skip layers " + (layers.empty() ? "none" : layers);
   if (sinks > 0) all += ", sinks " + std::to_string(sinks);
