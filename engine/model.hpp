@@ -69,6 +69,8 @@ public:
   const Weights& weights() const { return *weights_; }
   const simd::Kernels& kernels() const { return *kernels_; }
   const Team& team() const { return *team_; }
+  /// For work between two forward calls.
+  Team& team() { return *team_; }
 
   /// A fresh sequence, with a press if one is given. Errors: as KvCache and Sequence::set_press.
   Sequence sequence(std::size_t capacity, const std::optional<Press>& press = {}) const;

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "eval/digest.hpp"
 
+// Compiled in, so that the fields of a state, which Digest::state() saves, are those of this header.
+#define XXH_INLINE_ALL
 #include <xxhash.h>
 
 #include <algorithm>
@@ -8,6 +10,8 @@
 #include <bit>
 #include <cstdint>
 #include <new>
+
+#include "engine/error.hpp"
 
 namespace neoxref::eval {
 
@@ -42,16 +46,63 @@ void Digest::add(std::span<const float> values) {
   }
 }
 
-std::string Digest::hex() const {
-  XXH128_canonical_t canonical;
-  XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(state_->hash));
+namespace {
+
+constexpr std::string_view digits = "0123456789abcdef";
+
+std::string hexadecimal(const void* bytes, std::size_t count) {
   std::string text;
-  for (const unsigned char byte : canonical.digest) {
-    static constexpr char digits[] = "0123456789abcdef";
+  for (std::size_t i = 0; i < count; ++i) {
+    const unsigned char byte = static_cast<const unsigned char*>(bytes)[i];
     text += digits[byte >> 4];
     text += digits[byte & 15];
   }
   return text;
+}
+
+std::string version() {
+  return std::to_string(XXH_versionNumber()) + ":";
+}
+
+}  // namespace
+
+std::string Digest::hex() const {
+  XXH128_canonical_t canonical;
+  XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(state_->hash));
+  return hexadecimal(canonical.digest, sizeof canonical.digest);
+}
+
+std::string Digest::state() const {
+  XXH3_state_t copy = *state_->hash;
+  copy.extSecret = nullptr;  // an address of this process
+  return version() + hexadecimal(&copy, sizeof copy);
+}
+
+Digest Digest::resume(std::string_view state) {
+  const auto refuse = [&] {
+    throw engine::Error("digest", "its saved state is not one of this xxHash",
+                        version() + std::to_string(2 * sizeof(XXH3_state_t)) + " digits",
+                        state.substr(0, 16));
+  };
+  if (!state.starts_with(version())) refuse();
+  state.remove_prefix(version().size());
+  if (state.size() != 2 * sizeof(XXH3_state_t)) refuse();
+  XXH3_state_t saved;
+  for (std::size_t i = 0; i < sizeof saved; ++i) {
+    const std::size_t high = digits.find(state[2 * i]);
+    const std::size_t low = digits.find(state[2 * i + 1]);
+    if (high == std::string_view::npos || low == std::string_view::npos) refuse();
+    reinterpret_cast<unsigned char*>(&saved)[i] = static_cast<unsigned char>(high * 16 + low);
+  }
+  Digest digest;
+  saved.extSecret = digest.state_->hash->extSecret;
+  if (saved.bufferedSize > sizeof saved.buffer || saved.nbStripesSoFar > saved.nbStripesPerBlock ||
+      saved.nbStripesPerBlock != digest.state_->hash->nbStripesPerBlock ||
+      saved.secretLimit != digest.state_->hash->secretLimit) {
+    refuse();
+  }
+  *digest.state_->hash = saved;
+  return digest;
 }
 
 }  // namespace neoxref::eval

@@ -4,6 +4,7 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <string_view>
 
 namespace neoxref::eval {
 
@@ -19,6 +20,11 @@ public:
   void add(std::span<const float> values);
   /// 32 hexadecimal digits, canonical byte order.
   std::string hex() const;
+
+  /// Where it is, to go on from in another process with the same xxHash.
+  std::string state() const;
+  /// Errors: Error for a text that state() of this xxHash has not made.
+  static Digest resume(std::string_view state);
 
 private:
   struct State;

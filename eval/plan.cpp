@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "eval/plan.hpp"
 
+#include <algorithm>
 #include <stdexcept>
 #include <string>
+
+#include "engine/error.hpp"
 
 namespace neoxref::eval {
 
@@ -59,6 +62,39 @@ std::vector<PlannedCut> plan(const engine::Press& press, std::size_t tokens, std
     }
   }
   return cuts;
+}
+
+namespace {
+
+std::string describe(const std::vector<PlannedCut>& cuts, std::size_t index) {
+  std::string text = std::to_string(cuts.size()) + (cuts.size() == 1 ? " cut" : " cuts");
+  if (index >= cuts.size()) return text;
+  const PlannedCut& cut = cuts[index];
+  return text + ", number " + std::to_string(index + 1) + " after token " +
+         std::to_string(cut.token) + ", " + std::to_string(cut.before) + " to " +
+         std::to_string(cut.after) + " slots";
+}
+
+}  // namespace
+
+void check_against_plan(const engine::Press& press, std::size_t layers, std::size_t tokens,
+                        std::size_t untouched, std::span<const engine::Cut> log,
+                        std::string_view where) {
+  for (std::size_t layer = 0; layer < layers; ++layer) {
+    std::vector<PlannedCut> expected;
+    if (!press.skips(layer)) expected = plan(press, tokens, untouched, layer);
+    std::vector<PlannedCut> happened;
+    for (const engine::Cut& cut : log) {
+      if (cut.layer == layer) happened.push_back({cut.position, cut.before, cut.after});
+    }
+    if (happened == expected) continue;
+    const auto [one, other] =
+        std::mismatch(expected.begin(), expected.end(), happened.begin(), happened.end());
+    const auto index = static_cast<std::size_t>(one - expected.begin());
+    throw engine::Error(where,
+                        "the cuts of layer " + std::to_string(layer) + " are not the planned ones",
+                        describe(expected, index), describe(happened, index));
+  }
 }
 
 }  // namespace neoxref::eval

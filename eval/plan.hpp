@@ -3,10 +3,12 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <string_view>
 #include <vector>
 
 #include "engine/press.hpp"
+#include "engine/sequence.hpp"
 
 namespace neoxref::eval {
 
@@ -31,5 +33,11 @@ struct Ratio {
 /// engine: it predicts a run before it starts, and every run is held to it.
 std::vector<PlannedCut> plan(const engine::Press& press, std::size_t tokens, std::size_t untouched,
                              std::size_t layer = 0);
+
+/// Holds the log of a run to its plan: every cut of every layer, none in a layer that is skipped.
+/// where  names the run in an error. Errors: Error for the first layer that differs.
+void check_against_plan(const engine::Press& press, std::size_t layers, std::size_t tokens,
+                        std::size_t untouched, std::span<const engine::Cut> log,
+                        std::string_view where);
 
 }  // namespace neoxref::eval

@@ -12,6 +12,7 @@
 #include <string>
 #include <vector>
 
+#include "datasets/lambada.hpp"
 #include "datasets/reader.hpp"
 
 namespace {
@@ -20,6 +21,7 @@ namespace fs = std::filesystem;
 using neoxref::datasets::Document;
 using neoxref::datasets::Error;
 using neoxref::datasets::read_jsonl;
+using neoxref::datasets::read_lambada;
 using neoxref::datasets::read_pg19;
 using neoxref::datasets::read_plain;
 using neoxref::datasets::read_wikitext;
@@ -177,6 +179,33 @@ BOOST_FIXTURE_TEST_CASE(json_lines, Folder) {
               "has no field \"text\"");
   check_error([&] { return read_jsonl(write("d", "{\"text\": 3}\n")); }, "is not a string");
   check_error([&] { return read_jsonl(write("d", "\n \n")); }, "has no documents");
+}
+
+BOOST_FIXTURE_TEST_CASE(lambada_items, Folder) {
+  const auto items = read_lambada(
+      write("l.jsonl", "{\"text\": \"He asked for his hat\"}\n\n{\"text\": \"a\\n b c's\"}\n"));
+  BOOST_REQUIRE(items.size() == 2U);
+  BOOST_TEST(items[0].name == "l.jsonl: line 1");
+  BOOST_TEST(items[0].context == "He asked for his");
+  BOOST_TEST(items[0].target == " hat");
+  BOOST_TEST(items[1].name == "l.jsonl: line 3");
+  BOOST_TEST(items[1].context == "a\n b");
+  BOOST_TEST(items[1].target == " c's");
+  for (const char* text : {"word", " word", "word ", ""}) {
+    const auto file = write("bad", std::string("{\"text\": \"") + text + "\"}\n");
+    check_error([&] { return read_lambada(file); }, "bad: line 1: has no last word");
+  }
+}
+
+BOOST_AUTO_TEST_CASE(external_lambada) {
+  const fs::path file = source_dir() / "../shared/data/eval/lambada_test.openai.jsonl";
+  if (!fs::exists(file)) {
+    std::cout << "SKIP external_lambada: the external items are not here\n";
+    return;
+  }
+  const auto items = read_lambada(file);
+  BOOST_TEST(items.size() == 5153U);
+  BOOST_TEST(items[0].target == " signs");
 }
 
 BOOST_AUTO_TEST_CASE(embedded_texts) {

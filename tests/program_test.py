@@ -13,12 +13,13 @@ import unittest
 from program import case
 from program.evaluate import Eval, Plan
 from program.files import Inspect, Logits, Tokenize
+from program.laboratory import Laboratory
 from program.models import Checkpoints, Verify
 from program.run import Run
 from program.streams import Streams
 from program.usage import Help, Usage
 
-__all__ = ["Checkpoints", "Eval", "Help", "Inspect", "Logits", "Plan", "Run", "Streams", "Tokenize",
+__all__ = ["Checkpoints", "Eval", "Help", "Inspect", "Laboratory", "Logits", "Plan", "Run", "Streams", "Tokenize",
            "Usage", "Verify"]
 
 if __name__ == "__main__":

@@ -1,16 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/core.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
-#include <cmath>
-#include <iterator>
+#include <filesystem>
 #include <memory>
+#include <optional>
 
-#include "datasets/reader.hpp"
 #include "engine/error.hpp"
 #include "engine/model_path.hpp"
-#include "eval/perplexity.hpp"
+#include "eval/digest.hpp"
+#include "eval/sweep.hpp"
+#include "tools/eval_files.hpp"
+#include "tools/eval_presets.hpp"
+#include "tools/eval_report.hpp"
+#include "tools/eval_texts.hpp"
 #include "tools/options.hpp"
 #include "tools/press_options.hpp"
 
@@ -18,231 +21,234 @@ namespace neoxref::tools {
 namespace {
 
 using Json = nlohmann::ordered_json;
+using eval::Protocol;
 using eval::Row;
+using eval::Sweep;
 using eval::TextScore;
 
 constexpr const char* end_of_text = "<|endoftext|>";
+constexpr std::size_t control_seeds = 5;
 
 struct EvalCommand {
   Common common;
-  std::vector<std::string> files;
-  std::string dataset;
-  std::optional<std::string> unit;
-  std::size_t max_tokens = 1024;
+  TextOptions texts;
+  eval::Layout layout;
   bool bos = false;
   PressOptions press;
+  std::string preset;
+  bool controls = false;
+  std::string per_token;
+  std::string csv;
+  std::string resume;
+  std::vector<CLI::Option*> fixed_by_preset;
 
+  void check_usage();
   Exit operator()();
-  std::vector<datasets::Document> documents() const;
-  std::vector<eval::Text> tokenize(const std::vector<datasets::Document>& texts) const;
-  void show(const engine::Model& model, const std::vector<Row>& rows) const;
-  Json document(const engine::Model& model, const std::vector<Row>& rows) const;
-  Exit warn_of_missing_cuts(const std::vector<Row>& rows) const;
+  std::vector<eval::Arm> arms(const engine::Config& config) const;
+  Json identity(const std::vector<eval::Text>& read, const std::vector<eval::Arm>& arms) const;
+  std::string settings() const;
+  Exit warn_of_missing_cuts(const Sweep& sweep) const;
 };
 
-std::vector<datasets::Document> EvalCommand::documents() const {
-  std::vector<datasets::Document> all;
-  const auto append = [&](std::vector<datasets::Document> more) {
-    std::move(more.begin(), more.end(), std::back_inserter(all));
-  };
-  if (unit && dataset != "wikitext") {
-    throw UsageError("--unit: needs --dataset wikitext");
-  }
-  const bool lists_itself = dataset.starts_with("jsonl:");
-  if (!dataset.empty() && files.empty() && !lists_itself) {
-    throw UsageError("--dataset " + dataset + ": needs --text with its files");
-  }
-  if (lists_itself && !files.empty()) {
-    throw UsageError("--dataset jsonl:PATH: has its own texts (expected no --text)");
-  }
-  if (lists_itself) {
-    append(datasets::read_jsonl(dataset.substr(6)));
-    return all;
-  }
-  if (files.empty()) {
-    const auto texts = engine::resolve_model("mini").parent_path() / "texts";
-    for (const char* name : {"wikitext2_test_excerpt.txt", "pg19_10146_excerpt.txt"}) {
-      all.push_back(datasets::read_plain(texts / name));
+void EvalCommand::check_usage() {
+  if (!preset.empty()) {
+    std::vector<std::string> given = press.given_names();
+    for (const CLI::Option* option : fixed_by_preset) {
+      if (option->count() > 0) given.push_back(option->get_name());
     }
-    return all;
+    if (!given.empty()) throw UsageError("--preset " + preset + ": fixes " + given.front());
+    apply(*find_preset(preset), press, layout);
   }
-  for (const std::string& file : files) {
-    if (dataset == "wikitext") {
-      append(datasets::read_wikitext(file, unit == "paragraph" ? datasets::WikitextUnit::paragraph
-                                                               : datasets::WikitextUnit::article));
-    } else if (dataset == "pg19") {
-      append(datasets::read_pg19(file));
-    } else {
-      all.push_back(datasets::read_plain(file));
-    }
+  press.check_usage();
+  if (!press.given()) press.keep_ratios = {"1", "0.9", "0.5", "0.1"};
+  if (layout.protocol == Protocol::sliding && layout.stride == 0) {
+    throw UsageError("--protocol sliding: needs --stride");
   }
-  return all;
+  if (layout.protocol != Protocol::sliding && layout.stride > 0) {
+    throw UsageError("--stride: needs --protocol sliding");
+  }
+  if (press.trigger == engine::Trigger::after_prompt && layout.protocol != Protocol::two_phase) {
+    throw UsageError("--trigger after-prompt: needs --protocol two-phase, the one with a prompt");
+  }
+  const bool phases = layout.protocol == Protocol::two_phase || layout.protocol == Protocol::all;
+  if (!texts.task.empty() && !phases) {
+    throw UsageError("--task " + texts.task + ": needs --protocol two-phase or all");
+  }
 }
 
-std::vector<eval::Text> EvalCommand::tokenize(const std::vector<datasets::Document>& texts) const {
-  const engine::Tokenizer tokenizer = load_tokenizer(common.model);
-  const auto first = tokenizer.id_of(end_of_text);
-  if (bos && !first) {
-    throw engine::Error("--bos", "the tokenizer has no such token", end_of_text, "");
+std::vector<eval::Arm> EvalCommand::arms(const engine::Config& config) const {
+  std::vector<eval::Arm> all;
+  for (const std::size_t prune_after : press.prune_afters) {
+    // The uncompressed run, also where no budget cuts.
+    eval::Arm full{"1", {}};
+    full.press.trigger = press.trigger;
+    full.press.interval = press.interval;
+    full.press.prune_after = prune_after;
+    full.press.skip_layers = press.skip_layers;
+    all.push_back(full);
   }
-  std::vector<eval::Text> tokenized;
-  for (const datasets::Document& text : texts) {
-    eval::Text entry{text.name, {}};
-    if (bos) entry.tokens.push_back(*first);
-    try {
-      const std::vector<std::int32_t> ids = tokenizer.encode(text.text);
-      entry.tokens.insert(entry.tokens.end(), ids.begin(), ids.end());
-    } catch (const engine::Error& error) {
-      throw engine::Error(text.name, error.what());
-    }
-    tokenized.push_back(std::move(entry));
+  // Arms that differ in their score only follow each other.
+  std::size_t schedule = 0;
+  const std::pair<std::string, engine::Press>* before = nullptr;
+  const auto presses = press.make(config);
+  for (const auto& each : presses) {
+    const auto& [label, rule] = each;
+    const bool same = before != nullptr && before->first == label &&
+                      before->second.prune_after == rule.prune_after;
+    if (!same) ++schedule;
+    all.push_back({label, rule, schedule, false});
+    before = &each;
   }
-  return tokenized;
+  return controls ? eval::with_controls(all, control_seeds) : all;
+}
+
+std::string EvalCommand::settings() const {
+  return (preset.empty() ? "" : "preset " + preset + ", ") + press.text() + ",\n" + texts.text() +
+         (controls ? fmt::format(", controls of {} seeds", control_seeds) : "");
+}
+
+/// What an interrupted sweep must have in common with the one that finishes it.
+Json EvalCommand::identity(const std::vector<eval::Text>& read,
+                           const std::vector<eval::Arm>& all) const {
+  Json files = Json::array();
+  const auto folder = engine::resolve_model(common.model);
+  std::vector<std::filesystem::path> paths;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    if (entry.is_regular_file()) paths.push_back(entry.path());
+  }
+  std::sort(paths.begin(), paths.end());
+  for (const auto& path : paths) {
+    files.push_back({path.filename().string(), std::filesystem::file_size(path),
+                     std::filesystem::last_write_time(path).time_since_epoch().count()});
+  }
+  eval::Digest tokens;
+  for (const eval::Text& text : read) {
+    // Ids are below 2^24, so exact as floats; -1 ends a text.
+    std::vector<float> ids(text.tokens.begin(), text.tokens.end());
+    ids.push_back(-1.0f);
+    ids.push_back(static_cast<float>(text.target));
+    tokens.add(ids);
+  }
+  Json rows = Json::array();
+  const Sweep sweep{layout, eval::make_rows(all)};
+  for (const Row& row : sweep.rows) {
+    Json entry = arm_json(sweep, row);
+    entry["schedule"] = row.arm.schedule;
+    rows.push_back(std::move(entry));
+  }
+  return {{"program", NEOXREF_VERSION},
+          {"model", files},
+          {"texts", read.size()},
+          {"tokens", tokens.hex()},
+          {"max_tokens", layout.max_tokens},
+          {"stride", layout.stride},
+          {"bos", bos},
+          {"rows", std::move(rows)}};
 }
 
 Exit EvalCommand::operator()() {
-  const std::vector<datasets::Document> texts = documents();
+  const engine::Tokenizer tokenizer = load_tokenizer(common.model);
+  eval::SweepOptions options;
+  options.layout = layout;
+  if (bos) {
+    options.first_token = tokenizer.id_of(end_of_text);
+    if (!options.first_token) {
+      throw engine::Error("--bos", "the tokenizer has no such token", end_of_text, "");
+    }
+  }
+  const std::vector<eval::Text> read = texts.read(tokenizer);
   engine::Model model = common.load();
-  std::vector<eval::RowSpec> specs;
-  for (auto& [label, rule] : press.make(model.config())) specs.push_back({label, rule});
-  const std::vector<eval::Text> tokenized = tokenize(texts);
-  std::vector<Row> rows;
+  const std::vector<eval::Arm> all = arms(model.config());
+  std::unique_ptr<Journal> journal;
+  if (!resume.empty()) {
+    journal = std::make_unique<Journal>(resume, identity(read, all));
+    options.done = journal->take_done();
+    options.text_done = [&](std::size_t, const eval::TextResult& result) { journal->add(result); };
+  }
+  Sweep sweep;
   {
     Progress progress("eval");
-    rows = eval::two_phase(model, tokenized, specs, max_tokens, press.prune_after, press.trigger,
-                           [&](double share) { progress(share); });
+    options.progress = [&](double share) { progress(share); };
+    sweep = eval::evaluate(model, read, all, options);
   }
+  const ReportContext context{
+      model, sweep, settings(), texts.task, find_preset(preset), intervals_of(sweep)};
+  if (!csv.empty()) write_csv(csv, context);
+  if (!per_token.empty()) write_per_token(per_token, sweep);
   if (common.json) {
-    print_json(document(model, rows));
+    print_json(sweep_json(context));
   } else {
-    show(model, rows);
+    show_sweep(context);
   }
-  return warn_of_missing_cuts(rows);
+  return warn_of_missing_cuts(sweep);
 }
 
-double log_ratio(double nll, double baseline, std::size_t scored) {
-  return (nll - baseline) / static_cast<double>(scored);
-}
-
-/// Also when every layer is skipped: such a row shows no compression either.
-bool is_never_cut(const Row& row, const TextScore& text) {
-  if (!row.press || text.scored == 0) return false;
-  return text.never_cut ||
-         std::all_of(text.cuts.begin(), text.cuts.end(), [](auto cuts) { return cuts == 0; });
-}
-
-double mean_slots(const Row& row) {
-  double sum = 0.0;
-  for (const TextScore& text : row.texts) sum += text.mean_slots * static_cast<double>(text.scored);
-  return sum / static_cast<double>(row.scored);
-}
-
-void EvalCommand::show(const engine::Model& model, const std::vector<Row>& rows) const {
-  print(fmt::format("two-phase, max_tokens {}, {}\n{}\n\n", max_tokens, press.text(),
-                    machine_text(model)));
-  std::size_t width = 4;
-  for (const TextScore& text : rows.front().texts)
-    width = std::max(width, printable(text.name).size());
-  print(fmt::format("{:<{}} {:>6} {:>7} {:>6} {:>11} {:>7}  {:<16} {}\n", "text", width, "keep",
-                    "tokens", "scored", "perplexity", "ratio", "cuts per layer",
-                    "slots at the end"));
-  for (std::size_t t = 0; t < rows.front().texts.size(); ++t) {
-    for (const Row& row : rows) {
-      const TextScore& text = row.texts[t];
-      print(
-          fmt::format("{:<{}} {:>6} {:>7} ", printable(text.name), width, row.label, text.tokens));
-      if (text.scored == 0) {
-        print("too short, not scored\n");
-        continue;
-      }
-      const double change = log_ratio(text.nll, rows.front().texts[t].nll, text.scored);
-      print(fmt::format("{:>6} {:>11.7g} {:>7.4f}  {:<16} {}\n", text.scored,
-                        std::exp(text.nll / static_cast<double>(text.scored)), std::exp(change),
-                        fmt::format("{}", fmt::join(text.cuts, ",")),
-                        fmt::join(text.lengths, ",")));
-    }
-  }
-  print(fmt::format("\n{:>6} {:>11} {:>7} {:>13} {:>10} {:>9}  {}\n", "keep", "perplexity", "ratio",
-                    "per document", "mean slots", "seconds", "digest of the logits"));
-  for (const Row& row : rows) {
-    print(fmt::format("{:>6} {:>11.7g} {:>7.4f} {:>13.7g} {:>10.1f} {:>9.3f}  {}\n", row.label,
-                      row.perplexity(), std::exp(log_ratio(row.nll, rows.front().nll, row.scored)),
-                      row.document_perplexity(), mean_slots(row), row.seconds, row.digest));
-  }
-}
-
-Json EvalCommand::document(const engine::Model& model, const std::vector<Row>& rows) const {
-  const engine::Config& config = model.config();
-  const auto slot_bytes = static_cast<double>(config.heads * config.head_dim * 2 * sizeof(float));
-  Json list = Json::array();
-  for (const Row& row : rows) {
-    Json texts = Json::array();
-    for (std::size_t t = 0; t < row.texts.size(); ++t) {
-      const TextScore& text = row.texts[t];
-      Json entry{{"text", text.name},
-                 {"tokens", text.tokens},
-                 {"tokens_scored", text.scored},
-                 {"effective_prune_after", text.effective_prune_after}};
-      if (text.scored > 0) {
-        const TextScore& baseline = rows.front().texts[t];
-        const auto scored = static_cast<double>(text.scored);
-        entry["nll"] = text.nll;
-        entry["perplexity"] = std::exp(text.nll / scored);
-        entry["baseline_perplexity"] = std::exp(baseline.nll / scored);
-        entry["log_ratio"] = log_ratio(text.nll, baseline.nll, text.scored);
-        entry["accuracy"] = static_cast<double>(text.correct) / scored;
-        entry["cuts"] = text.cuts;
-        entry["lengths"] = text.lengths;
-        entry["mean_slots"] = text.mean_slots;
-        entry["mean_bytes"] = text.mean_slots * slot_bytes * static_cast<double>(config.layers);
-        entry["peak_bytes"] = static_cast<double>(text.peak_slots) * slot_bytes;
-        entry["never_cut"] = is_never_cut(row, text);
-      }
-      texts.push_back(std::move(entry));
-    }
-    const bool by_ratio = row.label.find_first_not_of("0123456789.") == std::string::npos;
-    list.push_back({{"label", row.label},
-                    {"keep_ratio", by_ratio ? Json(std::stod(row.label)) : Json()},
-                    {"protocol", "two-phase"},
-                    {"trigger", engine::trigger_name(press.trigger)},
-                    {"press", row.press ? engine::score_name(press.score) : "none"},
-                    {"positions", engine::positions_name(press.positions)},
-                    {"sinks", press.sinks},
-                    {"recent", press.recent},
-                    {"prune_after", press.prune_after},
-                    {"skip_layers", press.skip_layers},
-                    {"tokens_scored", row.scored},
-                    {"perplexity", row.perplexity()},
-                    {"document_perplexity", row.document_perplexity()},
-                    {"baseline_perplexity", rows.front().perplexity()},
-                    {"log_ratio", log_ratio(row.nll, rows.front().nll, row.scored)},
-                    {"mean_slots", mean_slots(row)},
-                    {"seconds", row.seconds},
-                    {"digest", row.digest},
-                    {"texts", std::move(texts)}});
-  }
-  return {{"rows", std::move(list)}, {"max_tokens", max_tokens}, {"machine", machine_json(model)}};
-}
-
-Exit EvalCommand::warn_of_missing_cuts(const std::vector<Row>& rows) const {
+Exit EvalCommand::warn_of_missing_cuts(const Sweep& sweep) const {
+  // A line for each text would drown the row's other news.
+  constexpr std::size_t most_named = 4;
   bool missing = false;
-  for (const Row& row : rows) {
+  for (const Row& row : sweep.rows) {
+    std::size_t count = 0;
     for (const TextScore& text : row.texts) {
-      if (!is_never_cut(row, text)) continue;
-      missing = true;
+      if (!text.never_cut || ++count > most_named) continue;
+      const std::size_t limit = text.windows.empty() ? row.arm.press.prune_after
+                                                     : text.windows.front().course.prune_after;
       say(
           fmt::format("neoxref: keep {}: nothing was cut in {} ({} tokens, effective "
                       "prune_after {}); this row shows no compression\n",
-                      row.label, printable(text.name), text.tokens, text.effective_prune_after));
+                      row_name(sweep, row), printable(text.name), text.tokens, limit));
     }
+    if (count > most_named) {
+      say(fmt::format("neoxref: keep {}: nor in {} more of {} texts\n", row_name(sweep, row),
+                      count - most_named, row.texts.size()));
+    }
+    missing = missing || count > 0;
   }
   return missing && !press.allow_no_cuts ? Exit::not_cut : Exit::ok;
 }
 
-std::string bad_dataset(const std::string& name) {
-  const bool known =
-      name == "wikitext" || name == "pg19" || (name.starts_with("jsonl:") && name.size() > 6);
-  return known ? std::string{} : "expected wikitext, pg19 or jsonl:PATH, found " + name;
+void add_outputs(CLI::App& app, EvalCommand& state) {
+  constexpr const char* group = "Output";
+  app.add_option("--csv", state.csv, "Write the rows and their texts as CSV")
+      ->type_name("FILE")
+      ->group(group);
+  app.add_option("--per-token", state.per_token,
+                 "Write nll, position, cuts so far and distance since the\nlast cut of every "
+                 "scored token: CSV, or JSON lines where\nFILE ends in .jsonl")
+      ->type_name("FILE")
+      ->group(group);
+  app.add_option("--resume", state.resume,
+                 "Keep finished texts in FILE; a sweep that was interrupted\ngoes on from there")
+      ->type_name("FILE")
+      ->group(group);
+}
+
+void add_protocol(CLI::App& app, EvalCommand& state) {
+  constexpr const char* group = "Protocol";
+  const auto protocol = [&state](const std::string& name) {
+    try {
+      state.layout.protocol = eval::parse_protocol(name);
+    } catch (const engine::Error& error) {
+      throw UsageError(error.what());
+    }
+  };
+  state.fixed_by_preset = {
+      app.add_option_function<std::string>(
+             "--protocol", protocol,
+             "two-phase, all, after-first-cut, sliding or fixed\n(default: two-phase)")
+          ->type_name("NAME"),
+      add_count(app, "--max-tokens", state.layout.max_tokens, 3, largest_count,
+                "Tokens of each text, or of a window of sliding and fixed\n(default: 1024)"),
+      add_count(app, "--stride", state.layout.stride, 1, largest_count,
+                "sliding: tokens between the beginnings of two windows"),
+      app.add_flag("--bos", state.bos, "Put <|endoftext|> first; it is never scored")};
+  for (CLI::Option* option : state.fixed_by_preset) option->group(group);
+  app.add_option("--preset", state.preset,
+                 "study-1, study-2 or study-final: all choices of an\nexperiment of the KnormPress "
+                 "study")
+      ->type_name("NAME")
+      ->check(CLI::IsMember({"study-1", "study-2", "study-final"}))
+      ->group(group);
 }
 
 }  // namespace
@@ -253,29 +259,24 @@ Command add_eval(CLI::App& program) {
       program.add_subcommand("eval", "Perplexity against the share of the KV cache that is kept");
   app->footer(
       "Two-phase protocol: the first prune_after tokens of a text enter untouched, the\n"
-      "rest is scored while the cache is cut. Exits with 3 when a compressed row has a\n"
-      "text that was never cut.\n"
-      "Example: neoxref eval mini --keep-ratio 1,0.9,0.5,0.1 --prune-after 256");
+      "rest is scored while the cache is cut. The others, and every figure, are defined\n"
+      "in docs/protocols.md. Lists give every combination. Exits with 3 when a\n"
+      "compressed row has a text that was never cut.\n"
+      "Examples:\n"
+      "  neoxref eval mini --keep-ratio 1,0.9,0.5,0.1 --prune-after 256\n"
+      "  neoxref eval mini --score knorm,keydiff --keep-ratio 0.5 --controls\n"
+      "  neoxref eval mini --protocol fixed --dataset wikitext --keep-ratio 1");
   state->common.add_to(*app);
-  app->add_option("--text", state->files,
-                  "Text files, after MODEL\n(default: the two excerpts that come with mini)")
-      ->type_name("FILE");
-  app->add_option("--dataset", state->dataset,
-                  "Read the files of --text as wikitext or pg19 (these may\nbe folders), or the "
-                  "texts of jsonl:PATH")
-      ->type_name("NAME")
-      ->check(bad_dataset);
-  app->add_option("--unit", state->unit,
-                  "With --dataset wikitext: article or paragraph\n(default: article)")
-      ->type_name("NAME")
-      ->check(CLI::IsMember({"article", "paragraph"}));
-  add_count(*app, "--max-tokens", state->max_tokens, eval::least_tokens, largest_count,
-            "Tokens of each text that are used (default: 1024)");
-  app->add_flag("--bos", state->bos, "Put <|endoftext|> first; it is never scored");
+  state->texts.add_to(*app);
+  add_protocol(*app, *state);
   state->press.add_to(*app, true);
+  app->add_flag("--controls", state->controls,
+                "Beside each budget: random and random-fresh with 5 seeds,\nand recent, with slots "
+                "equal at every step")
+      ->group("Compression");
+  add_outputs(*app, *state);
   return [state] {
-    state->press.check_usage();
-    if (!state->press.given()) state->press.keep_ratios = {"1", "0.9", "0.5", "0.1"};
+    state->check_usage();
     return (*state)();
   };
 }

@@ -6,7 +6,7 @@
 #include <algorithm>
 #include <memory>
 
-#include "eval/perplexity.hpp"
+#include "eval/protocol.hpp"
 #include "tools/options.hpp"
 #include "tools/press_options.hpp"
 

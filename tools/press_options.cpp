@@ -110,6 +110,45 @@ CLI::Option* add_keep_ratio(CLI::App& app, std::vector<std::string>& ratios, boo
 
 namespace {
 
+/// An option with names of an enumeration, commas between.
+template <class Enum>
+CLI::Option* add_names(CLI::App& app, const std::string& name, std::vector<Enum>& values, bool many,
+                       Enum (*parse)(std::string_view), const std::string& help) {
+  const auto read = [&values, many, parse](const std::string& text) {
+    values.clear();
+    for (const std::string& part : many ? split(text) : std::vector<std::string>{text}) {
+      try {
+        values.push_back(parse(part));
+      } catch (const engine::Error& error) {
+        throw UsageError(error.what());
+      }
+    }
+  };
+  return app.add_option_function<std::string>(name, read, help)
+      ->type_name(many ? "NAME,..." : "NAME");
+}
+
+CLI::Option* add_counts(CLI::App& app, const std::string& name, std::vector<std::size_t>& values,
+                        const std::string& help) {
+  const auto read = [&values, name](const std::string& text) {
+    values.clear();
+    for (const std::string& part : split(text)) {
+      std::uint64_t number = 0;
+      const char* const end = part.data() + part.size();
+      const auto [next, error] = std::from_chars(part.data(), end, number);
+      if (error != std::errc{} || next != end || number > largest_count) {
+        throw UsageError(engine::Error(name, "not usable",
+                                       "whole numbers up to " + std::to_string(largest_count) +
+                                           " with commas between",
+                                       text.empty() ? "nothing" : text)
+                             .what());
+      }
+      values.push_back(number);
+    }
+  };
+  return app.add_option_function<std::string>(name, read, help)->type_name("N,N,...");
+}
+
 /// An option with one of the names of an enumeration.
 template <class Enum>
 CLI::Option* add_name(CLI::App& app, const std::string& name, Enum& value,
@@ -137,25 +176,28 @@ CLI::Option* add_trigger(CLI::App& app, engine::Trigger& trigger) {
 
 void PressOptions::add_to(CLI::App& app, bool many) {
   many_ = many;
-  add_keep_ratio(
-      app, keep_ratios, many,
-      many ? "Shares of the slots that a cut keeps\n(default: 1,0.9,0.5,0.1; 1 cuts nothing)"
-           : "Cut the cache; R is the share of the slots that a cut\nkeeps");
-  add_budgets(app, "--keep-slots", keep_slots, many, "N", slots_budget,
-              "Instead of shares: a cut keeps this many slots");
-  add_budgets(app, "--keep-bytes", keep_bytes, many, "B", bytes_budget,
-              "Instead of shares: a cut keeps as many slots as have\ntheir keys and values in this "
-              "many bytes a layer.\nEach of the three takes one value for all layers, or\none a "
-              "layer with colons between: 1:0.5:0.5:0.5:0.1:0.1");
+  const std::string prune_help =
+      "exceeds: cut a layer that holds more slots than this\nafter a token has entered; "
+      "reaches: as many, before one\nenters (default: 256)";
+  budgets_ = {
+      add_keep_ratio(
+          app, keep_ratios, many,
+          many ? "Shares of the slots that a cut keeps\n(default: 1,0.9,0.5,0.1; 1 cuts nothing)"
+               : "Cut the cache; R is the share of the slots that a cut\nkeeps"),
+      add_budgets(app, "--keep-slots", keep_slots, many, "N", slots_budget,
+                  "Instead of shares: a cut keeps this many slots"),
+      add_budgets(app, "--keep-bytes", keep_bytes, many, "B", bytes_budget,
+                  "Instead of shares: a cut keeps as many slots as have\ntheir keys and values in "
+                  "this many bytes a layer.\nEach of the three takes one value for all layers, "
+                  "or\none a layer with colons between: 1:0.5:0.5:0.5:0.1:0.1")};
   dependent_ = {
-      add_name(app, "--score", score, engine::parse_score,
-               "What is kept: knorm, knorm-high, knorm-rot,\nknorm-pass, knorm-centered, vnorm, "
-               "vk-ratio, recent,\nkeydiff, random, random-fresh, observed,\nobserved-sum, tova, "
-               "snapkv (default: knorm)"),
+      add_names(app, "--score", scores, many, engine::parse_score,
+                "What is kept: knorm, knorm-high, knorm-rot,\nknorm-pass, knorm-centered, vnorm, "
+                "vk-ratio, recent,\nkeydiff, random, random-fresh, observed,\nobserved-sum, tova, "
+                "snapkv (default: knorm)"),
       add_trigger(app, trigger),
-      add_count(app, "--prune-after", prune_after, 0, largest_count,
-                "exceeds: cut a layer that holds more slots than this\nafter a token has entered; "
-                "reaches: as many, before one\nenters (default: 256)"),
+      many ? add_counts(app, "--prune-after", prune_afters, prune_help)
+           : add_count(app, "--prune-after", prune_afters.front(), 0, largest_count, prune_help),
       add_count(app, "--interval", interval, 1, largest_count, "every: tokens between two cuts"),
       add_count(app, "--sinks", sinks, 0, largest_count,
                 "First slots that are always kept (default: 0)"),
@@ -202,9 +244,7 @@ void PressOptions::check_usage() const {
 std::vector<std::pair<std::string, engine::Press>> PressOptions::make(
     const engine::Config& config) const {
   engine::Press press;
-  press.score = score;
   press.trigger = trigger;
-  press.prune_after = prune_after;
   press.interval = interval;
   press.sinks = sinks;
   press.recent = recent;
@@ -221,17 +261,23 @@ std::vector<std::pair<std::string, engine::Press>> PressOptions::make(
       const std::vector<engine::Budget> budgets = parse_budgets(text, parse);
       press.budget = budgets.front();
       press.layer_budgets = budgets.size() > 1 ? budgets : std::vector<engine::Budget>{};
-      press.check(config.layers, config.head_dim, config.rotary_dims);
-      bool cuts = false;
-      for (std::size_t layer = 0; layer < config.layers; ++layer) {
-        cuts = cuts || !press.budget_of(layer).keeps_all();
+      for (const engine::Score score : scores) {
+        press.score = score;
+        press.check(config.layers, config.head_dim, config.rotary_dims);
+        bool cuts = false;
+        for (std::size_t layer = 0; layer < config.layers; ++layer) {
+          cuts = cuts || !press.budget_of(layer).keeps_all();
+        }
+        if (cuts) presses.emplace_back(press.budget_text(), press);
       }
-      if (cuts) presses.emplace_back(press.budget_text(), press);
     }
   };
-  add(keep_ratios, ratio_budget);
-  add(keep_slots, slots_budget);
-  add(keep_bytes, bytes_budget);
+  for (const std::size_t limit : prune_afters) {
+    press.prune_after = limit;
+    add(keep_ratios, ratio_budget);
+    add(keep_slots, slots_budget);
+    add(keep_bytes, bytes_budget);
+  }
   return presses;
 }
 
@@ -240,24 +286,45 @@ std::string PressOptions::text() const {
   for (const std::size_t layer : skip_layers) {
     layers += (layers.empty() ? "" : ",") + std::to_string(layer);
   }
-  std::string all = "score " + std::string(engine::score_name(score)) + ", trigger " +
-                    std::string(engine::trigger_name(trigger));
+  std::string names;
+  for (const engine::Score score : scores) {
+    names += (names.empty() ? "" : ",") + std::string(engine::score_name(score));
+  }
+  std::string limits;
+  for (const std::size_t limit : prune_afters) {
+    limits += (limits.empty() ? "" : ",") + std::to_string(limit);
+  }
+  std::string all = "score " + names + ", trigger " + std::string(engine::trigger_name(trigger));
   if (interval > 0) all += " " + std::to_string(interval);
-  all += ", prune_after " + std::to_string(prune_after) + ", skip layers " +
-         (layers.empty() ? "none" : layers);
+  all += ", prune_after " + limits + ", skip layers " + (layers.empty() ? "none" : layers);
   if (sinks > 0) all += ", sinks " + std::to_string(sinks);
   if (recent > 0) all += ", recent " + std::to_string(recent);
   if (positions != engine::Positions::original) {
     all += ", positions " + std::string(engine::positions_name(positions));
   }
   if (order != engine::Order::time) all += ", order " + std::string(engine::order_name(order));
-  if (score == engine::Score::random || score == engine::Score::random_fresh) {
+  const auto among = [&](engine::Score score) {
+    return std::find(scores.begin(), scores.end(), score) != scores.end();
+  };
+  if (among(engine::Score::random) || among(engine::Score::random_fresh)) {
     all += ", seed " + std::to_string(seed);
   }
-  if (score == engine::Score::snapkv) {
+  if (among(engine::Score::snapkv)) {
     all += ", window " + std::to_string(window) + ", pool " + std::to_string(pool);
   }
   return all;
+}
+
+std::vector<std::string> PressOptions::given_names() const {
+  std::vector<std::string> names;
+  for (const auto& options : {budgets_, dependent_}) {
+    for (const CLI::Option* option : options) {
+      if (option->count() > 0 && option->get_name() != "--allow-no-cuts") {
+        names.push_back(option->get_name());
+      }
+    }
+  }
+  return names;
 }
 
 }  // namespace neoxref::tools

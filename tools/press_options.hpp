@@ -25,9 +25,9 @@ struct PressOptions {
   std::vector<std::string> keep_ratios;
   std::vector<std::string> keep_slots;
   std::vector<std::string> keep_bytes;
-  engine::Score score = engine::Score::knorm;
+  std::vector<engine::Score> scores = {engine::Score::knorm};  ///< one, or a list where `many`
   engine::Trigger trigger = engine::Trigger::exceeds;
-  std::size_t prune_after = 256;
+  std::vector<std::size_t> prune_afters = {256};  ///< likewise
   std::size_t interval = 0;
   std::size_t sinks = 0;
   std::size_t recent = 0;
@@ -39,18 +39,23 @@ struct PressOptions {
   std::size_t pool = 5;
   bool allow_no_cuts = false;
 
-  /// many: --keep-ratio takes a list.
+  /// many: the budgets, --score and --prune-after take lists.
   void add_to(CLI::App& app, bool many);
   /// Usage error when another option was given without a budget, or two budgets that exclude each
   /// other.
   void check_usage() const;
   bool given() const { return !keep_ratios.empty() || !keep_slots.empty() || !keep_bytes.empty(); }
-  /// The presses, one per budget that cuts, with a label each. Errors: as Press::check.
+  /// The presses, one per prune_after, budget that cuts and score, with a label of the budget each.
+  /// Errors: as Press::check.
   std::vector<std::pair<std::string, engine::Press>> make(const engine::Config& config) const;
   /// Everything but the budget, for people: "score knorm, trigger exceeds, ...".
   std::string text() const;
+  /// Those given on the command line of the options that say what is cut and when; --allow-no-cuts is
+  /// none of them.
+  std::vector<std::string> given_names() const;
 
 private:
+  std::vector<CLI::Option*> budgets_;
   std::vector<CLI::Option*> dependent_;
   bool many_ = false;
 };

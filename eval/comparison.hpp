@@ -1,0 +1,60 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <vector>
+
+#include "engine/model.hpp"
+
+namespace neoxref::eval {
+
+/// What the logits of one place say of the token that follows.
+struct Prediction {
+  float nll = 0.0f;      ///< docs/contract.md
+  std::size_t best = 0;  ///< the arg-max
+  double kl = 0.0;  ///< of the distribution, from the full run's to this one; 0 for the full run
+};
+
+/// Compares the logits of runs with those of the full run over the same places, a chunk at a time.
+///   KL = max(0, (sum of e_j * (l_j - l'_j)) / Z + (M' + log Z') - (M + log Z)),
+///   e_j = exp(l_j - M), Z = sum of e_j, M = max of l_j; l the full run's logits, l' the others.
+/// Binary64 with the C library's exp and log, sums in the order of ids: not bits of the contract.
+class Comparison {
+public:
+  /// threads of `model` share the places. with_kl: whether compare() will be asked.
+  Comparison(engine::Model& model, std::size_t most_places, bool with_kl);
+
+  /// logits [places, vocab] and the token that follows each; they must stay until the last compare().
+  void set_full(const float* logits, std::span<const std::int32_t> next,
+                std::span<Prediction> predictions);
+  /// Another run over the same places.
+  void compare(const float* logits, std::span<Prediction> predictions);
+
+private:
+  static void full_item(void* context, std::uint32_t phase, std::uint32_t item,
+                        std::size_t participant) noexcept;
+  static void compare_item(void* context, std::uint32_t phase, std::uint32_t item,
+                           std::size_t participant) noexcept;
+  void predict(std::size_t place, Prediction& prediction) const;
+
+  /// log of the sum of exponentials, as M + log Z.
+  struct Partition {
+    double max;
+    double sum;
+  };
+  Partition partition(const float* logits, double* exponentials) const;
+
+  engine::Model& model_;
+  std::size_t vocab_;
+  bool with_kl_;
+  std::vector<double> exponentials_;  ///< [places, vocab] of the full run
+  std::vector<Partition> partitions_;
+  const float* full_ = nullptr;
+  const float* logits_ = nullptr;
+  std::span<const std::int32_t> next_;
+  std::span<Prediction> predictions_;
+};
+
+}  // namespace neoxref::eval
