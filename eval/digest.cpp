@@ -42,6 +42,10 @@ void Digest::add(std::span<const float> values) {
   }
 }
 
+void Digest::add_bytes(std::span<const std::byte> bytes) {
+  XXH3_128bits_update(state_->hash, bytes.data(), bytes.size());
+}
+
 std::string Digest::hex() const {
   XXH128_canonical_t canonical;
   XXH128_canonicalFromHash(&canonical, XXH3_128bits_digest(state_->hash));
