@@ -213,14 +213,20 @@ void select_highest(const float* scores, std::size_t slots, std::size_t keep, st
   const std::size_t wanted = keep - count - std::min(recent, keep - count);
   if (wanted > 0) {
     // Lower is better here: the score upside down, and below it the slot, which breaks ties.
+    const auto place = [&](std::size_t slot) {
+      return (static_cast<std::uint64_t>(~ordered(scores[slot])) << 32) |
+             static_cast<std::uint64_t>(slot);
+    };
     std::uint64_t* end = ranking;
+    for (std::size_t slot = sinks; slot < last; ++slot) *end++ = place(slot);
+    std::nth_element(ranking, ranking + wanted - 1, end);
+    // No two places are equal, so this one parts the kept from the others; a pass over the slots has
+    // them in time order without a sort.
+    const std::uint64_t worst = ranking[wanted - 1];
     for (std::size_t slot = sinks; slot < last; ++slot) {
-      *end++ = (static_cast<std::uint64_t>(~ordered(scores[slot])) << 32) |
-               static_cast<std::uint64_t>(slot);
+      kept[count] = static_cast<std::uint32_t>(slot);
+      count += place(slot) <= worst ? 1 : 0;
     }
-    std::nth_element(ranking, ranking + wanted, end);
-    for (std::size_t i = 0; i < wanted; ++i) kept[count++] = static_cast<std::uint32_t>(ranking[i]);
-    std::sort(kept + count - wanted, kept + count);
   }
   for (std::size_t slot = last; slot < slots && count < keep; ++slot) {
     kept[count++] = static_cast<std::uint32_t>(slot);

@@ -28,7 +28,7 @@ LIBRARIES = {
     "tbb/": {"engine/parallel_tbb.cpp"},
     "omp.h": {"engine/parallel_openmp.cpp"},
     "utf8proc.h": {"engine/unicode.cpp"},
-    "xxhash.h": {"eval/digest.cpp"},
+    "xxhash.h": {"eval/digest.cpp", "tests/functions_digest.cpp"},
     "CLI/": {"tools/"},
     "fmt/": {"tools/"},
     "boost/": {"tests/"},
