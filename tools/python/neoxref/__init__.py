@@ -16,12 +16,13 @@ from neoxref._compress import l2_compress
 from neoxref._core import Error
 from neoxref._core import version as __version__
 from neoxref._generate import Generation
+from neoxref._likelihood import Continuation, continuations
 from neoxref._model import CacheLayer, Config, Cut, Model, Sequence, load, sample_texts
 from neoxref._press import PlannedCut, Press, plan
 from neoxref._tokenizer import Tokenizer
 
 __all__ = [
-    "CacheLayer", "Config", "Cut", "Digest", "Error", "Generation", "Model",
-    "PlannedCut", "Press", "Sequence", "Tokenizer", "__version__", "digest", "key_norms",
+    "CacheLayer", "Config", "Continuation", "Cut", "Digest", "Error", "Generation", "Model",
+    "PlannedCut", "Press", "Sequence", "Tokenizer", "__version__", "continuations", "digest", "key_norms",
     "l2_compress", "load", "nll", "plan", "sample_texts",
 ]

@@ -28,7 +28,8 @@ def l2_compress(kv: Many[Layer], keep_ratio: KeepRatio = 1, prune_after: int = 2
     prune_after  a layer with fewer slots is left alone; one with as many is cut.
     skip_layers  layers that are left alone.
     order        of the kept slots: "time" as they were; "norm" as l2compress leaves them, lowest
-                 norm first, lower slot first where two are equal. The same slots either way.
+                 norm first, lower slot first where two are equal, at a ratio of 1 too. The same
+                 slots either way.
     Result       per layer (keys, values) of the same types; new arrays where something was cut, and
                  the caller's own where nothing was. Nothing is changed in place.
     Norms are the contract's: sqrt(dot(k, k)) in binary32 in a fixed order. Ties keep the lower slot.
@@ -51,7 +52,8 @@ def l2_compress(kv: Many[Layer], keep_ratio: KeepRatio = 1, prune_after: int = 2
         rows = as_floats(keys, f"kv: layer {number}: keys", "batch, heads, slots, head_dim")
         batch, heads, slots, head_dim = rows.shape
         keep = _core.kept_of_ratio(ratio, slots)
-        if number in skipped or slots < prune_after or keep == slots or batch * heads == 0:
+        alone = keep == slots and order == "time"
+        if number in skipped or slots < prune_after or alone or batch * heads == 0:
             result.append((keys, values))
             continue
         try:
