@@ -20,7 +20,7 @@ import inputs
 import kvpress
 import numpy as np
 import torch
-from ours import FEATURES, kept_by_us, with_attention
+from ours import FEATURES, kept_by_us
 
 KEPT = Path(__file__).parent / "kept.json"
 PRESSES = {
@@ -38,7 +38,7 @@ def kept_by_kvpress(score, name, ratio):
     keys, values, _ = inputs.layer(name)
     heads, slots, head_dim = keys.shape
     values[:, :, 0] = np.arange(slots)
-    attention = inputs.attention(name) if with_attention(score) else None
+    attention = inputs.attention(name) if FEATURES[score] else None
     # kvpress takes no GPT-NeoX model; its scorers look at no more of a module than this.
     module = SimpleNamespace(head_dim=head_dim, config=SimpleNamespace(num_attention_heads=heads))
     _, left = PRESSES[score](ratio).compress(
@@ -90,7 +90,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--check", action="store_true", help="compare with kept.json, write nothing")
     check = parser.parse_args().check
-    rows = [row for row in collect() if row["rule"] in FEATURES]
+    rows = collect()
     show(rows)
     document = {"made_by": {name: version(name).split("+")[0] for name in ("kvpress", "torch", "numpy")},
                 "rows": rows}

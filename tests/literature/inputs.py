@@ -4,6 +4,8 @@
 Only the raw words of a bit generator are used, whose stream numpy promises never to change.
 """
 
+from functools import lru_cache
+
 import numpy as np
 
 # name: seed, heads, slots, head_dim
@@ -43,6 +45,7 @@ def layer(name):
     return keys, values, queries
 
 
+@lru_cache(maxsize=None)
 def attention(name):
     """Causal attention, float32 [heads, queries, slots]: softmax(q k / sqrt(head_dim)) in binary64."""
     keys, _, queries = (array.astype(np.float64) for array in layer(name))

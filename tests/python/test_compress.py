@@ -103,13 +103,13 @@ class Presses(unittest.TestCase):
             self.assertEqual(neoxref.Press(ratio).keep(100), 55)
         self.assertEqual(neoxref.Press(1).keep(100), 100)
         self.assertEqual(neoxref.Press(1e-9).keep(100), 1)
-        for ratio in (0, 2, -0.5, "1e-1", "", "half", True, [0.5], 1e-10, float("inf")):
+        for ratio in (0, 2, -0.5, "1e-1", "", "half", True, {0.5}, [], [0.5, 2], 1e-10, float("inf")):
             with self.subTest(ratio=ratio), self.assertRaises(neoxref.Error):
                 neoxref.Press(ratio)
 
     def test_names_and_counts(self):
         for options in ({"score": "norm"}, {"trigger": "never"}, {"positions": "none"},
-                        {"sinks": -1}, {"skip_layers": [-1]}, {"slots": 1.5}, {"seed": 2**64}):
+                        {"sinks": -1}, {"skip_layers": [-1]}, {"keep_slots": 1.5}, {"seed": 2**64}):
             with self.subTest(**options), self.assertRaises(neoxref.Error):
                 neoxref.Press(0.5, **options)
         self.assertEqual(neoxref.Press(0.5, skip_layers=[1]), neoxref.Press(0.5, skip_layers=(1,)))

@@ -139,13 +139,13 @@ class Cache(Mini):
     def test_cuts_are_those_of_the_plan(self):
         for press in (neoxref.Press(0.7, prune_after=64),
                       neoxref.Press("0.9", trigger="reaches", prune_after=50, skip_layers=(0, 2)),
-                      neoxref.Press(slots=20, trigger="every", interval=31, sinks=4, recent=8)):
+                      neoxref.Press(keep_slots=20, trigger="every", interval=31, sinks=4, recent=8)):
             sequence = self.model.sequence(press=press)
             sequence.feed(self.tokens, logits="none")
             planned = neoxref.plan(press, len(self.tokens))
             self.assertGreater(len(planned), 3)
             for layer in range(self.model.config.layers):
-                happened = [cut[1:] for cut in sequence.cuts if cut.layer == layer]
+                happened = [cut[1:4] for cut in sequence.cuts if cut.layer == layer]
                 skipped = layer in press.skip_layers
                 self.assertEqual(happened, [] if skipped else [tuple(cut) for cut in planned])
                 self.assertEqual(sequence.cut_counts[layer], len(happened))
@@ -170,7 +170,7 @@ class Cache(Mini):
     def test_rerotate_set_later(self):
         press = neoxref.Press(0.5, prune_after=32, positions="rerotate", skip_layers=())
         self.refuses("rerotate", self.model.sequence().set_press, press)
-        late = self.model.sequence(keep_unrotated=True)
+        late = self.model.sequence(ready_for=[press])
         late.set_press(press)
         early = self.model.sequence(press=press)
         self.assertEqual(neoxref.digest(late.feed(self.tokens, logits="all")),

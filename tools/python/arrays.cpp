@@ -85,10 +85,11 @@ Floats key_norms(const Floats& keys) {
   return norms;
 }
 
-/// The press's score of each slot: [heads, slots]. key_bias [heads, head_dim], or empty.
+/// The press's score of each slot: [heads, slots]. key_bias [heads, head_dim] and attention [heads,
+/// queries, slots], query i being the token of slot i, are empty where there are none.
 Floats scores(const engine::Press& press, const Floats& keys, const Floats& values,
               const Ids& positions, std::size_t layer, std::size_t rotary_dims,
-              const Floats& key_bias, std::size_t cuts) {
+              const Floats& key_bias, const Floats& attention, std::size_t cuts) {
   const auto heads = static_cast<std::size_t>(keys.shape(0));
   const auto slots = static_cast<std::size_t>(keys.shape(1));
   const auto head_dim = static_cast<std::size_t>(keys.shape(2));
@@ -97,11 +98,26 @@ Floats scores(const engine::Press& press, const Floats& keys, const Floats& valu
   const py::gil_scoped_release released;
   const engine::KvCache cache = cache_of(keys, values, positions, layer);
   const simd::FloatEnvironment environment;
-  std::vector<double> work(head_dim);
+  if (press.score == engine::Score::own) {
+    engine::score_layer(*press.own, cache, layer, slots, out);
+    return result;
+  }
+  const engine::Extras extras = press.extras(rotary_dims);
+  engine::Attended attended(cache.shape(), cache.capacity(), extras.attention_sums,
+                            extras.attention_window);
+  const bool by_attention = extras.attention_sums || extras.attention_window > 0;
+  if (by_attention && attention.size() > 0) {
+    for (std::size_t head = 0; head < heads; ++head) {
+      attended.see(layer, head, 0, slots, 1, attention.data() + head * slots * slots, slots);
+    }
+  }
+  std::vector<double> work(std::max(head_dim, slots));
   for (std::size_t head = 0; head < heads; ++head) {
     const float* const bias = key_bias.size() > 0 ? key_bias.data() + head * head_dim : nullptr;
-    engine::score_slots(press, {&cache, layer, head, slots, rotary_dims, bias, cuts}, work.data(),
-                        out + head * slots);
+    engine::score_slots(press,
+                        {&cache, by_attention ? &attended : nullptr, layer, head, slots,
+                         rotary_dims, bias, cuts, slots},
+                        work.data(), out + head * slots);
   }
   return result;
 }

@@ -26,17 +26,18 @@ std::shared_ptr<LoadedModel> load(const std::string& folder, const std::string& 
   return std::make_shared<LoadedModel>(engine::Model::load(folder, options));
 }
 
+/// A sequence with room for the presses that may be set later beside its own.
 std::shared_ptr<HeldSequence> fresh_sequence(const std::shared_ptr<LoadedModel>& owner,
                                              std::size_t capacity,
                                              const std::optional<engine::Press>& press,
-                                             bool raw_dims) {
+                                             const std::vector<engine::Press>& ready_for) {
   const engine::Config& config = owner->model.config();
-  if (!raw_dims) {
-    return std::make_shared<HeldSequence>(
-        HeldSequence{owner, owner->model.sequence(capacity, press)});
+  engine::Extras extras = press ? press->extras(config.rotary_dims) : engine::Extras{};
+  for (const engine::Press& later : ready_for) {
+    later.check(config.layers, config.head_dim, config.rotary_dims);
+    extras = extras | later.extras(config.rotary_dims);
   }
-  engine::Sequence sequence({config.layers, config.heads, config.head_dim}, capacity,
-                            config.rotary_dims);
+  engine::Sequence sequence({config.layers, config.heads, config.head_dim}, capacity, extras);
   if (press) sequence.set_press(*press, config.rotary_dims);
   return std::make_shared<HeldSequence>(HeldSequence{owner, std::move(sequence)});
 }
@@ -126,9 +127,17 @@ Slots lengths(HeldSequence& held) {
 
 py::list cuts(HeldSequence& held) {
   const Turn turn(*held.owner);
+  const std::size_t heads = held.sequence.cache.shape().heads;
   py::list list;
   for (const engine::Cut& cut : held.sequence.cuts) {
-    list.append(py::make_tuple(cut.layer, cut.position, cut.before, cut.after));
+    py::object dropped = py::none();
+    if (!cut.dropped.empty()) {
+      Ids array = make_array<std::int32_t>({heads, cut.dropped.size() / heads});
+      std::copy(cut.dropped.begin(), cut.dropped.end(), array.mutable_data());
+      dropped = array;
+    }
+    list.append(py::make_tuple(cut.layer, cut.position, cut.before, cut.after, cut.protection_won,
+                               dropped));
   }
   return list;
 }
@@ -176,6 +185,11 @@ void bind_sequence(py::module_& module) {
       .def_property_readonly("lengths", &lengths)
       .def_property_readonly("cuts", &cuts)
       .def_property_readonly("cut_counts", in_turn([](Sequence& s) { return s.cut_counts; }))
+      .def_property("log_dropped", in_turn([](Sequence& s) { return s.log_dropped; }),
+                    [](HeldSequence& held, bool log) {
+                      const Turn turn(*held.owner);
+                      held.sequence.log_dropped = log;
+                    })
       .def("end_prompt", in_turn([](Sequence& s) { s.end_prompt(); }))
       .def("set_press",
            [](HeldSequence& held, const engine::Press& press) {

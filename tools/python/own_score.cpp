@@ -34,11 +34,10 @@ public:
     const py::gil_scoped_acquire held;
     const Inside inside;
     // Copies: Python may keep them, the cache goes on.
-    const py::object answer =
-        ask_(copy(slots.keys, {slots.heads, slots.slots, slots.head_dim}),
-             copy(slots.values, {slots.heads, slots.slots, slots.head_dim}),
-             copy(slots.key_norms, {slots.heads, slots.slots}),
-             copy(slots.positions, {slots.heads, slots.slots}), slots.layer);
+    const py::object answer = ask_(copy(slots.keys, {slots.heads, slots.slots, slots.head_dim}),
+                                   copy(slots.values, {slots.heads, slots.slots, slots.head_dim}),
+                                   copy(slots.key_norms, {slots.heads, slots.slots}),
+                                   copy(slots.positions, {slots.heads, slots.slots}), slots.layer);
     const auto given = answer.cast<Floats>();
     std::copy_n(given.data(), scores.size(), scores.begin());
   }

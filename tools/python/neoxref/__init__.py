@@ -18,11 +18,11 @@ from neoxref._core import version as __version__
 from neoxref._generate import Generation
 from neoxref._likelihood import Continuation, continuations
 from neoxref._model import CacheLayer, Config, Cut, Model, Sequence, load, sample_texts
-from neoxref._press import PlannedCut, Press, plan
+from neoxref._press import OwnScore, PlannedCut, Press, plan
 from neoxref._tokenizer import Tokenizer
 
 __all__ = [
     "CacheLayer", "Config", "Continuation", "Cut", "Digest", "Error", "Generation", "Model",
-    "PlannedCut", "Press", "Sequence", "Tokenizer", "__version__", "continuations", "digest", "key_norms",
+    "OwnScore", "PlannedCut", "Press", "Sequence", "Tokenizer", "__version__", "continuations", "digest", "key_norms",
     "l2_compress", "load", "nll", "plan", "sample_texts",
 ]

@@ -52,6 +52,9 @@ class Cut(NamedTuple):
     position: int  #: of the last token that had entered
     before: int    #: slots per head
     after: int
+    protection_won: bool  #: the protected slots were more than the budget
+    dropped: Optional[npt.NDArray[np.int32]]  #: [heads, before - after], positions; None unless
+                                              #: Sequence.log_dropped
 
 
 class CacheLayer(NamedTuple):
@@ -137,6 +140,15 @@ class Sequence:
         return [Cut(*cut) for cut in self._core.cuts]
 
     @property
+    def log_dropped(self) -> bool:
+        """Whether cuts from now on say what they dropped."""
+        return self._core.log_dropped
+
+    @log_dropped.setter
+    def log_dropped(self, log: bool) -> None:
+        self._core.log_dropped = bool(log)
+
+    @property
     def cut_counts(self) -> List[int]:
         """Cuts so far, of each layer."""
         return self._core.cut_counts
@@ -220,17 +232,18 @@ class Model:
         return self.tokenizer.decode(ids, skip_special)
 
     def sequence(self, capacity: Optional[int] = None, press: Optional[Press] = None, *,
-                 keep_unrotated: bool = False) -> Sequence:
+                 ready_for: Iterable[Press] = ()) -> Sequence:
         """A fresh sequence.
 
-        capacity        slots per head; by default the context of the model.
-        press           shortens the cache from the first token on.
-        keep_unrotated  keeps what a press with positions "rerotate" needs, so that one can be set
-                        later; not needed when `press` is that one.
-        Errors          Error for a press that contradicts itself or this model.
+        capacity   slots per head; by default the context of the model.
+        press      shortens the cache from the first token on.
+        ready_for  presses that may be set later, whose scores look at attention or whose positions
+                   are "rerotate": what they need is noted from the first token on.
+        Errors     Error for a press that contradicts itself or this model.
         """
         room = self._config.max_positions if capacity is None else as_count(capacity, "capacity", 1)
-        core = self._core.sequence(room, None if press is None else press.core(), keep_unrotated)
+        core = self._core.sequence(room, None if press is None else press.core(),
+                                   [later.core() for later in ready_for])
         return Sequence(core, self, press)
 
     def forward(self, tokens: Tokens, press: Optional[Press] = None) -> Floats:

@@ -218,7 +218,7 @@ class Press:
         """
         layers = Layers.of(self, keys, values, positions, rotary_dims, key_bias, attention)
         return _core.scores(self.core(layers.slot_bytes), layers.keys, layers.values, layers.positions,
-                            as_count(layer, "layer"), rotary_dims, layers.key_bias, layers.attention,
+                            as_count(layer, "layer", below=2**20), rotary_dims, layers.key_bias, layers.attention,
                             as_count(cuts, "cuts"))
 
     def kept(self, keys: npt.ArrayLike, values: Optional[npt.ArrayLike] = None,
@@ -256,6 +256,8 @@ class Layers(NamedTuple):
         if values is None and (press.score in ("vnorm", "vk-ratio") or
                                not isinstance(press.score, str)):
             raise Error(f"values: the score {press.score_name} needs them")
+        if attention is not None and positions is not None:
+            raise Error("positions: with attention they are 0, 1, 2, ...")
         if attention is None and press.score in ("observed", "observed-sum", "tova", "snapkv"):
             raise Error(f"attention: the score {press.score_name} needs it")
         if positions is None:

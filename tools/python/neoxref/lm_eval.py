@@ -10,6 +10,7 @@ or `lm_eval.simple_evaluate(model=NeoxrefLM("mini", keep_ratio=0.5, prune_after=
 from __future__ import annotations
 
 import sys
+from dataclasses import fields
 from typing import Any, Dict, List, Optional, Tuple, Union
 
 from lm_eval.api.model import TemplateLM
@@ -22,8 +23,7 @@ from neoxref._likelihood import Continuation, continuations
 from neoxref._model import Model, load
 from neoxref._press import KeepRatio, Press
 
-PRESS_FIELDS = ("keep_ratio", "score", "slots", "trigger", "prune_after", "interval", "sinks",
-                "recent", "positions", "skip_layers", "seed")
+PRESS_FIELDS = tuple(field.name for field in fields(Press) if field.init)
 
 
 def _layers(text: Any) -> Tuple[int, ...]:
@@ -51,18 +51,18 @@ class NeoxrefLM(TemplateLM):
     def __init__(self, pretrained: Union[str, Model] = "mini", *, isa: str = "", backend: str = "",
                  threads: int = 0, press: Optional[Press] = None, max_gen_toks: int = 256,
                  allow_no_cuts: bool = False, batch_size: Any = None,
-                 max_batch_size: Any = None, device: Any = None, **fields: Any) -> None:
+                 max_batch_size: Any = None, device: Any = None, **parts: Any) -> None:
         super().__init__()
-        unknown = sorted(set(fields) - set(PRESS_FIELDS))
+        unknown = sorted(set(parts) - set(PRESS_FIELDS))
         if unknown:
             raise Error(f"model arguments: unknown (expected some of {', '.join(PRESS_FIELDS)}, "
                         f"found {', '.join(unknown)})")
-        if press is not None and fields:
+        if press is not None and parts:
             raise Error("press: given both whole and in parts")
-        if fields:
-            if "skip_layers" in fields:
-                fields["skip_layers"] = _layers(fields["skip_layers"])
-            press = Press(**fields)
+        if parts:
+            if "skip_layers" in parts:
+                parts["skip_layers"] = _layers(parts["skip_layers"])
+            press = Press(**parts)
         self.model = pretrained if isinstance(pretrained, Model) else load(
             pretrained, isa=isa, backend=backend, threads=threads)
         self.press = press
