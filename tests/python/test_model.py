@@ -167,6 +167,20 @@ class Cache(Mini):
                     cut.layer(layer).values,
                     np.take_along_axis(before.values, kept[:, :, np.newaxis], axis=1))
 
+    def test_saved_and_restored(self):
+        for press in (None, neoxref.Press(0.5, prune_after=64, sinks=2),
+                      neoxref.Press(0.5, "observed", trigger="every", interval=40)):
+            sequence = self.model.sequence(press=press)
+            sequence.feed(self.tokens[:130], "none")
+            saved = sequence.save()
+            restored = self.model.restore(saved, press)
+            self.assertEqual(restored.position, 130)
+            self.assertEqual(neoxref.digest(restored.feed(self.tokens[130:], "all")),
+                             neoxref.digest(sequence.feed(self.tokens[130:], "all")))
+            self.assertEqual(len(restored.cuts), len(sequence.cuts))
+        self.refuses("here", self.model.restore, saved[:50], press, where="here")
+        self.refuses("press", self.model.restore, saved)
+
     def test_rerotate_set_later(self):
         press = neoxref.Press(0.5, prune_after=32, positions="rerotate", skip_layers=())
         self.refuses("rerotate", self.model.sequence().set_press, press)

@@ -9,6 +9,7 @@
 
 #include "engine/error.hpp"
 #include "engine/model_path.hpp"
+#include "engine/saved_sequence.hpp"
 #include "tools/python/bindings.hpp"
 
 namespace neoxref::python {
@@ -40,6 +41,21 @@ std::shared_ptr<HeldSequence> fresh_sequence(const std::shared_ptr<LoadedModel>&
   engine::Sequence sequence({config.layers, config.heads, config.head_dim}, capacity, extras);
   if (press) sequence.set_press(*press, config.rotary_dims);
   return std::make_shared<HeldSequence>(HeldSequence{owner, std::move(sequence)});
+}
+
+py::bytes save(HeldSequence& held) {
+  const Turn turn(*held.owner);
+  return py::bytes(engine::save_sequence(held.owner->model, held.sequence));
+}
+
+std::shared_ptr<HeldSequence> restore(const std::shared_ptr<LoadedModel>& owner,
+                                      const py::bytes& saved, const std::string& where,
+                                      std::size_t capacity,
+                                      const std::optional<engine::Press>& press) {
+  const auto bytes = static_cast<std::string_view>(saved);
+  return std::make_shared<HeldSequence>(
+      HeldSequence{owner, engine::load_sequence(owner->model, std::as_bytes(std::span(bytes)),
+                                                where, capacity, press)});
 }
 
 /// One forward call: tokens of several sequences. A list of [tokens, vocab], [vocab] or None.
@@ -202,6 +218,7 @@ void bind_sequence(py::module_& module) {
              const py::gil_scoped_release released;
              return std::make_shared<HeldSequence>(HeldSequence{held.owner, held.sequence.fork()});
            })
+      .def("save", &save)
       .def("layer", &layer_arrays);
 }
 
@@ -224,6 +241,7 @@ void bind_model(py::module_& module) {
       .def_property_readonly("threads",
                              [](const LoadedModel& held) { return held.model.team().threads(); })
       .def("sequence", &fresh_sequence)
+      .def("restore", &restore)
       .def("feed", &feed);
   module.def("load", &load);
   module.def("resolve_model",

@@ -51,4 +51,5 @@ PYBIND11_MODULE(_core, module) {
   bind_model(module);
   bind_text(module);
   bind_arrays(module);
+  bind_evaluation(module);
 }

@@ -23,7 +23,7 @@ engine::Press make_press(const std::string& score, const py::object& ask, bool i
                          std::size_t prune_after, std::size_t interval, std::size_t sinks,
                          std::size_t recent, const std::string& positions,
                          const std::vector<std::size_t>& skip_layers, std::uint64_t seed,
-                         std::size_t window, std::size_t pool) {
+                         std::size_t window, std::size_t pool, const std::string& order) {
   engine::Press press;
   if (ask.is_none()) {
     press.score = engine::parse_score(score);
@@ -48,6 +48,7 @@ engine::Press make_press(const std::string& score, const py::object& ask, bool i
   press.seed = seed;
   press.window = window;
   press.pool = pool;
+  press.order = engine::parse_order(order);
   return press;
 }
 
@@ -69,13 +70,14 @@ void bind_press(py::module_& module) {
       .def(py::init(&make_press), py::kw_only(), arg("score"), arg("ask"), arg("is_static"),
            arg("budgets"), arg("trigger"), arg("prune_after"), arg("interval"), arg("sinks"),
            arg("recent"), arg("positions"), arg("skip_layers"), arg("seed"), arg("window"),
-           arg("pool"))
+           arg("pool"), arg("order"))
       .def("resolved",
            [](const Press& press, std::size_t slot_bytes) {
              Press copy = press;
              copy.resolve(slot_bytes);
              return copy;
            })
+      .def("budget_text", &Press::budget_text)
       .def("keep", &Press::keep)
       .def("check", &Press::check);
   module.def("plan", &plan);

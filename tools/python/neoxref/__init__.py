@@ -15,6 +15,7 @@ from neoxref._arrays import Digest, digest, key_norms, nll
 from neoxref._compress import l2_compress
 from neoxref._core import Error
 from neoxref._core import version as __version__
+from neoxref._evaluate import Evaluation, NotCut, Row, TextRow, evaluate
 from neoxref._generate import Generation
 from neoxref._likelihood import Continuation, continuations
 from neoxref._model import CacheLayer, Config, Cut, Model, Sequence, load, sample_texts
@@ -22,7 +23,8 @@ from neoxref._press import OwnScore, PlannedCut, Press, plan
 from neoxref._tokenizer import Tokenizer
 
 __all__ = [
-    "CacheLayer", "Config", "Continuation", "Cut", "Digest", "Error", "Generation", "Model",
-    "OwnScore", "PlannedCut", "Press", "Sequence", "Tokenizer", "__version__", "continuations", "digest", "key_norms",
+    "CacheLayer", "Config", "Continuation", "Cut",
+    "Evaluation", "Digest", "Error", "Generation", "Model",
+    "NotCut", "OwnScore", "PlannedCut", "Press", "Row", "Sequence", "TextRow", "Tokenizer", "__version__", "continuations", "digest", "evaluate", "key_norms",
     "l2_compress", "load", "nll", "plan", "sample_texts",
 ]

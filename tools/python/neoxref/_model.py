@@ -105,6 +105,11 @@ class Sequence:
         self._core.set_press(press.core())
         self._press = press
 
+    def save(self) -> bytes:
+        """The sequence as the bytes of a safetensors file, for Model.restore: caches by the names of
+        docs/tensors.md, cuts, and where it is. Errors: Error for a sequence that has stopped."""
+        return self._core.save()
+
     def layer(self, layer: int) -> CacheLayer:
         """The cache of one layer, copied. Errors: Error for a layer that there is not."""
         return CacheLayer(*self._core.layer(as_count(layer, "layer")))
@@ -244,6 +249,18 @@ class Model:
         room = self._config.max_positions if capacity is None else as_count(capacity, "capacity", 1)
         core = self._core.sequence(room, None if press is None else press.core(),
                                    [later.core() for later in ready_for])
+        return Sequence(core, self, press)
+
+    def restore(self, saved: bytes, press: Optional[Press] = None,
+                capacity: Optional[int] = None, *, where: str = "saved sequence") -> Sequence:
+        """A sequence that Sequence.save wrote; going on from it gives the bits of the original.
+
+        press   the one that was at work, or none.
+        where   names the bytes in errors.
+        Errors  Error for bytes that are no saved sequence, or that of another model or press.
+        """
+        room = self._config.max_positions if capacity is None else as_count(capacity, "capacity", 1)
+        core = self._core.restore(saved, where, room, None if press is None else press.core())
         return Sequence(core, self, press)
 
     def forward(self, tokens: Tokens, press: Optional[Press] = None) -> Floats:

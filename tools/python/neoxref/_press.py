@@ -125,6 +125,8 @@ class Press:
     window: int = 32
     #: Slots that snapkv smooths over; odd.
     pool: int = 5
+    #: Of the kept slots: time, or score (the best first, to show what that does).
+    order: str = "time"
     _made: _core.Press = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -160,7 +162,8 @@ class Press:
             interval=as_count(self.interval, "interval"), sinks=as_count(self.sinks, "sinks"),
             recent=as_count(self.recent, "recent"), positions=self.positions,
             skip_layers=list(self.skip_layers), seed=as_count(self.seed, "seed", below=2**64),
-            window=as_count(self.window, "window"), pool=as_count(self.pool, "pool"))
+            window=as_count(self.window, "window"), pool=as_count(self.pool, "pool"),
+            order=self.order)
 
     def _own(self) -> OwnScore:
         if isinstance(self.score, type) or not callable(getattr(self.score, "score", None)):
