@@ -29,6 +29,7 @@ LIBRARIES = {
     "omp.h": {"engine/parallel_openmp.cpp"},
     "utf8proc.h": {"engine/unicode.cpp"},
     "xxhash.h": {"eval/digest.cpp", "tests/functions_digest.cpp"},
+    "pybind11/": {"tools/python/"},
     "CLI/": {"tools/"},
     "fmt/": {"tools/"},
     "boost/": {"tests/"},

@@ -5,22 +5,24 @@ set -euo pipefail
 
 usage() {
   cat <<'TEXT'
-usage: tools/setup.sh [--tests] [--ci] [--dry-run]
+usage: tools/setup.sh [--python] [--tests] [--ci] [--dry-run]
 Installs, with apt, the packages that building neoxref needs and that are missing here. Says first
 which ones and what each is for. Does nothing, and needs no rights, when nothing is missing.
 Otherwise it must run as root or find sudo. Asks no questions.
-  --tests    also what the tests need
+  --python   also what the Python package needs
+  --tests    also what the tests need, and the Python package, which they test
   --ci       also what .ci/run needs: clang, the aarch64 cross compiler, emulation, arm64 libraries
              (on x86-64 Debian 12 only: Ubuntu keeps arm64 packages on another server)
   --dry-run  say what is missing, install nothing
 TEXT
 }
 
-tests=no ci=no dry_run=no
+python=no tests=no ci=no dry_run=no
 for option in "$@"; do
   case $option in
-    --tests) tests=yes ;;
-    --ci) tests=yes ci=yes ;;
+    --python) python=yes ;;
+    --tests) python=yes tests=yes ;;
+    --ci) python=yes tests=yes ci=yes ;;
     --dry-run) dry_run=yes ;;
     -h | --help) usage; exit 0 ;;
     *) echo "setup: unknown option $option" >&2; usage >&2; exit 2 ;;
@@ -75,6 +77,12 @@ need libutf8proc-dev "Unicode"
 need libcli11-dev "command line of the program"
 need libfmt-dev "output of the program"
 need libxxhash-dev "digests"
+if [ $python = yes ]; then
+  need python3-dev "headers for the Python package"
+  need python3-venv "a place to install the Python package"
+  need python3-numpy "arrays of the Python package"
+  need pybind11-dev "bindings of the Python package"
+fi
 if [ $tests = yes ]; then
   need libboost-test-dev "test framework"
   need libmpfr-dev "exact functions to test ours against"
