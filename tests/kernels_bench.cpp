@@ -11,25 +11,7 @@
 #include <vector>
 
 #include "simd/kernels.hpp"
-#include "tests/kernels_limits.hpp"
-
-namespace neoxref::simd {
-#ifdef NEOXREF_HAVE_AVX2
-namespace avx2 {
-extern const tests::Limits limits;
-}
-#endif
-#ifdef NEOXREF_HAVE_AVX512
-namespace avx512 {
-extern const tests::Limits limits;
-}
-#endif
-#ifdef NEOXREF_HAVE_NEON
-namespace neon {
-extern const tests::Limits limits;
-}
-#endif
-}  // namespace neoxref::simd
+#include "simd/limits.hpp"
 
 namespace neoxref::tests {
 namespace {
@@ -38,26 +20,8 @@ using simd::Dtype;
 using simd::Isa;
 using simd::Kernels;
 using simd::lanes;
+using simd::Limits;
 using simd::round_up;
-
-const Limits* limits_of(Isa isa) {
-  switch (isa) {
-#ifdef NEOXREF_HAVE_AVX2
-    case Isa::avx2:
-      return &simd::avx2::limits;
-#endif
-#ifdef NEOXREF_HAVE_AVX512
-    case Isa::avx512:
-      return &simd::avx512::limits;
-#endif
-#ifdef NEOXREF_HAVE_NEON
-    case Isa::neon:
-      return &simd::neon::limits;
-#endif
-    default:
-      return nullptr;
-  }
-}
 
 /// Floats that begin on a 64-byte boundary, small values.
 class Buffer {
@@ -349,10 +313,9 @@ void products(const Kernels& table, const Limits& limits) {
 int main(int argc, char** argv) {
   using namespace neoxref;
   for (const simd::Isa isa : simd::usable_isas()) {
-    const tests::Limits* limits = tests::limits_of(isa);
-    if (limits == nullptr) continue;
-    tests::products(simd::kernels(isa), *limits);
-    tests::streams(simd::kernels(isa), *limits);
+    if (isa == simd::Isa::scalar) continue;
+    tests::products(simd::kernels(isa), simd::limits(isa));
+    tests::streams(simd::kernels(isa), simd::limits(isa));
   }
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;

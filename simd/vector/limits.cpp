@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Compiled once per instruction set, with the flags and the NEOXREF_ISA of its kernels.
-#include "tests/kernels_limits.hpp"
+#include "simd/limits.hpp"
 
 #include "simd/vector/lanes.hpp"
 
@@ -10,7 +10,7 @@ namespace {
 // Bare registers, as in product_tile.hpp. Two units of latency 4 or 5 need ten chains.
 constexpr std::size_t chains = 12;
 
-double multiply_add(std::size_t rounds) {
+double multiply_add(std::size_t rounds) noexcept {
   Native32::register_type sum[chains];
   // From 2: a chain that starts at 1 stays there, and clang drops it.
   repeat<chains>([&](auto i) { sum[i] = Native32(static_cast<float>(i + 2)); });
@@ -27,7 +27,7 @@ double multiply_add(std::size_t rounds) {
   return static_cast<double>(rounds) * static_cast<double>(chains * Native32::size) * 2.0;
 }
 
-float read(const float* data, std::size_t n) {
+float read(const float* data, std::size_t n) noexcept {
   f32x16 sum[8];
   repeat<8>([&](auto i) { sum[i] = zero(); });
   for (std::size_t i = 0; i < n; i += 8 * 16) {
@@ -41,7 +41,7 @@ float read(const float* data, std::size_t n) {
 
 }  // namespace
 
-extern const tests::Limits limits;
-const tests::Limits limits{multiply_add, read};
+extern const Limits measured_limits;
+const Limits measured_limits{multiply_add, read};
 
 }  // namespace neoxref::simd::NEOXREF_ISA
