@@ -46,6 +46,10 @@ void Digest::add(std::span<const float> values) {
   }
 }
 
+void Digest::add_bytes(std::span<const std::byte> bytes) {
+  XXH3_128bits_update(state_->hash, bytes.data(), bytes.size());
+}
+
 namespace {
 
 constexpr std::string_view digits = "0123456789abcdef";

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <cstddef>
 #include <memory>
 #include <span>
 #include <string>
@@ -18,6 +19,8 @@ public:
   ~Digest();
 
   void add(std::span<const float> values);
+  /// Bytes of a file, as they are.
+  void add_bytes(std::span<const std::byte> bytes);
   /// 32 hexadecimal digits, canonical byte order.
   std::string hex() const;
 

@@ -138,5 +138,6 @@ Command add_tokenize(CLI::App& program);
 Command add_inspect(CLI::App& program);
 Command add_verify(CLI::App& program);
 Command add_plan(CLI::App& program);
+Command add_synth(CLI::App& program);
 
 }  // namespace neoxref::tools

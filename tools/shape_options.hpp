@@ -1,0 +1,14 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include <CLI/CLI.hpp>
+#include <string>
+
+namespace neoxref::tools {
+
+/// --shape pythia-70m
+CLI::Option* add_shape(CLI::App& app, std::string& shape);
+/// --dtype f16
+CLI::Option* add_dtype(CLI::App& app, std::string& dtype);
+
+}  // namespace neoxref::tools
