@@ -26,14 +26,29 @@ Model::Model(Model&&) noexcept = default;
 Model& Model::operator=(Model&&) noexcept = default;
 Model::~Model() = default;
 
+void Model::choose(const RunOptions& options) {
+  kernels_ = &simd::kernels(options.isa);
+  const std::size_t threads = options.threads == 0 ? available_threads() : options.threads;
+  team_ = Team::create(options.backend, threads);
+}
+
 Model Model::load(const std::filesystem::path& folder, const RunOptions& options) {
   const simd::FloatEnvironment environment;
   Model model;
-  model.kernels_ = &simd::kernels(options.isa);
-  const std::size_t threads = options.threads == 0 ? available_threads() : options.threads;
-  model.team_ = Team::create(options.backend, threads);
-  model.checkpoint_ = std::make_unique<Checkpoint>(Checkpoint::open(folder));
-  model.weights_ = std::make_unique<Weights>(Weights::pack(*model.checkpoint_, *model.team_));
+  model.choose(options);
+  model.checkpoint_ = std::make_shared<const Checkpoint>(Checkpoint::open(folder));
+  model.weights_ = std::make_shared<const Weights>(Weights::pack(*model.checkpoint_, *model.team_));
+  model.pass_ =
+      std::make_unique<Pass>(model.config(), *model.weights_, *model.kernels_, *model.team_);
+  return model;
+}
+
+Model Model::share(const RunOptions& options) const {
+  const simd::FloatEnvironment environment;
+  Model model;
+  model.choose(options);
+  model.checkpoint_ = checkpoint_;
+  model.weights_ = weights_;
   model.pass_ =
       std::make_unique<Pass>(model.config(), *model.weights_, *model.kernels_, *model.team_);
   return model;

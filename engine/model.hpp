@@ -60,6 +60,10 @@ public:
   /// Errors: Error as Checkpoint::open and Weights::pack; std::invalid_argument for an isa name.
   static Model load(const std::filesystem::path& folder, const RunOptions& options);
 
+  /// The same weights under other options, without loading them again; both may be used, one at a
+  /// time. Errors: as load for the options.
+  Model share(const RunOptions& options) const;
+
   Model(Model&&) noexcept;
   Model& operator=(Model&&) noexcept;
   ~Model();
@@ -86,6 +90,8 @@ public:
 private:
   class Pass;
   Model();
+  /// What the options choose: kernels and pool.
+  void choose(const RunOptions& options);
   void check(std::span<const Step> steps) const;
 
   struct Progress {
@@ -94,10 +100,10 @@ private:
     std::optional<Attended> attended{};  ///< before the chunk that runs
   };
 
-  std::unique_ptr<Checkpoint> checkpoint_;
+  std::shared_ptr<const Checkpoint> checkpoint_;
   const simd::Kernels* kernels_ = nullptr;
   std::unique_ptr<Team> team_;
-  std::unique_ptr<Weights> weights_;
+  std::shared_ptr<const Weights> weights_;
   std::unique_ptr<Pass> pass_;
   std::vector<Progress> progress_;
 };

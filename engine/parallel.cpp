@@ -15,7 +15,13 @@
 namespace neoxref::engine {
 namespace {
 
+using Clock = std::chrono::steady_clock;
+
 constexpr int spins_before_sleep = 4000;
+
+double seconds_between(Clock::time_point start, Clock::time_point end) {
+  return std::chrono::duration<double>(end - start).count();
+}
 
 void pause() {
 #if defined(__x86_64__)
@@ -114,15 +120,33 @@ void Team::run(std::span<const Phase> phases, void* context) {
   }
   phases_ = phases;
   context_ = context;
+  region_ = nullptr;
+  if (times_ != nullptr) {
+    region_ = &(*times_)[phases.size()];
+    region_->shares.resize(threads_ * phases.size());
+    start_ = Clock::now();
+  }
   std::atomic_thread_fence(std::memory_order_release);
   fork();
+  if (region_ == nullptr) return;
+  ++region_->runs;
+  region_->seconds += seconds_between(start_, Clock::now());
 }
 
 void Team::participate(std::size_t participant) noexcept {
   const simd::FloatEnvironment environment;
+  RegionTimes::Share* const shares =
+      region_ == nullptr ? nullptr : region_->shares.data() + participant * phases_.size();
+  Clock::time_point last = start_;
+  const auto lap = [&last] {
+    const Clock::time_point before = last;
+    last = Clock::now();
+    return seconds_between(before, last);
+  };
   for (std::uint32_t number = 0; number < phases_.size(); ++number) {
     const Phase& phase = phases_[number];
     Progress& progress = progress_[number];
+    if (shares != nullptr) shares[number].waited += lap();
     for (;;) {
       const std::uint32_t item = progress.ticket.fetch_add(1, std::memory_order_relaxed);
       if (item >= phase.items) break;
@@ -131,6 +155,7 @@ void Team::participate(std::size_t participant) noexcept {
         progress.done.notify_all();
       }
     }
+    if (shares != nullptr) shares[number].worked += lap();
     for (int spins = 0;; ++spins) {
       const std::uint32_t done = progress.done.load(std::memory_order_acquire);
       if (done == phase.items) break;
@@ -140,6 +165,7 @@ void Team::participate(std::size_t participant) noexcept {
         progress.done.wait(done, std::memory_order_acquire);
       }
     }
+    if (shares != nullptr) shares[number].waited += lap();
   }
 }
 

@@ -2,8 +2,10 @@
 #pragma once
 
 #include <atomic>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <span>
 #include <string_view>
@@ -32,6 +34,20 @@ struct Phase {
                std::size_t participant) noexcept;
 };
 
+/// Where the time of the regions of so many phases went.
+struct RegionTimes {
+  struct Share {
+    double worked = 0.0;  ///< seconds
+    double waited =
+        0.0;  ///< seconds until the others were done; in phase 0 also until it turned up
+  };
+  std::size_t runs = 0;
+  double seconds = 0.0;       ///< from fork to join
+  std::vector<Share> shares;  ///< [threads][phases]
+};
+/// By the number of phases: a forward pass always has the same, a cut has one.
+using TeamTimes = std::map<std::size_t, RegionTimes>;
+
 /// A pool that runs numbered phases in one fork and join. Items are claimed from an atomic ticket,
 /// and any participant can do all of them, so the number of threads that turn up, the scheduler and
 /// its timing never matter to a result: which participant does an item only decides whose scratch
@@ -45,6 +61,10 @@ public:
 
   /// Runs the phases in order. Does not allocate in our code once `phases` has been this long.
   void run(std::span<const Phase> phases, void* context);
+
+  /// Adds up where the time goes, from the next region on, until called with null. Reads the clock
+  /// three times a phase and participant, and allocates where a region of another length is met.
+  void watch(TeamTimes* times) { times_ = times; }
 
   virtual Backend backend() const = 0;
   std::size_t threads() const { return threads_; }
@@ -67,6 +87,9 @@ private:
   void* context_ = nullptr;
   std::unique_ptr<Progress[]> progress_;
   std::size_t progress_size_ = 0;
+  TeamTimes* times_ = nullptr;
+  RegionTimes* region_ = nullptr;  ///< of the region that runs; null: nobody watches
+  std::chrono::steady_clock::time_point start_;
 };
 
 }  // namespace neoxref::engine

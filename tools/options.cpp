@@ -111,7 +111,7 @@ void Common::add_to(CLI::App& app) {
   add_to_without_model(app);
 }
 
-void Common::add_to_without_model(CLI::App& app) {
+void Common::add_to_without_model(CLI::App& app, bool one_count) {
   app.add_option_function<std::string>(
          "--isa",
          [this](const std::string& name) {
@@ -138,8 +138,10 @@ void Common::add_to_without_model(CLI::App& app) {
          "Thread pool: tbb, openmp or serial (default: " + backend + ")")
       ->type_name("NAME")
       ->group(machine_group);
-  add_count(app, "--threads", threads, 1, 4096, "Threads (default: all this process may use)")
-      ->group(machine_group);
+  if (one_count) {
+    add_count(app, "--threads", threads, 1, 4096, "Threads (default: all this process may use)")
+        ->group(machine_group);
+  }
   app.add_flag("--json", json, "Print one JSON document and nothing else");
 }
 

@@ -59,7 +59,8 @@ struct Common {
 
   /// MODEL --isa --backend --threads --json
   void add_to(CLI::App& app);
-  void add_to_without_model(CLI::App& app);
+  /// one_count: with --threads, else the command has its own.
+  void add_to_without_model(CLI::App& app, bool one_count = true);
   engine::RunOptions run_options() const;
   engine::Model load() const;
 };
@@ -139,5 +140,6 @@ Command add_inspect(CLI::App& program);
 Command add_verify(CLI::App& program);
 Command add_plan(CLI::App& program);
 Command add_synth(CLI::App& program);
+Command add_bench(CLI::App& program);
 
 }  // namespace neoxref::tools

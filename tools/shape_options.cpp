@@ -21,4 +21,9 @@ CLI::Option* add_dtype(CLI::App& app, std::string& dtype) {
       ->check(CLI::IsMember({"f32", "f16", "bf16"}));
 }
 
+simd::Dtype parse_dtype(const std::string& name) {
+  if (name == "f32") return simd::Dtype::f32;
+  return name == "f16" ? simd::Dtype::f16 : simd::Dtype::bf16;
+}
+
 }  // namespace neoxref::tools

@@ -4,11 +4,15 @@
 #include <CLI/CLI.hpp>
 #include <string>
 
+#include "simd/kernels.hpp"
+
 namespace neoxref::tools {
 
 /// --shape pythia-70m
 CLI::Option* add_shape(CLI::App& app, std::string& shape);
 /// --dtype f16
 CLI::Option* add_dtype(CLI::App& app, std::string& dtype);
+/// Of a name that add_dtype let through.
+simd::Dtype parse_dtype(const std::string& name);
 
 }  // namespace neoxref::tools

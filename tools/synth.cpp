@@ -7,6 +7,7 @@
 #include <memory>
 
 #include "engine/error.hpp"
+#include "tools/interrupt.hpp"
 #include "tools/options.hpp"
 #include "tools/shape_options.hpp"
 
@@ -66,16 +67,20 @@ Exit SynthCommand::operator()() const {
   if (!output || output->empty()) throw UsageError("--output: needs the name of a folder");
   eval::SynthOptions options;
   options.seed = seed;
-  options.dtype = dtype == "f32"   ? simd::Dtype::f32
-                  : dtype == "f16" ? simd::Dtype::f16
-                                   : simd::Dtype::bf16;
+  options.dtype = parse_dtype(dtype);
   options.most_shard_bytes = shard_megabytes * megabyte;
   options.force = force;
   if (tokenizer) options.tokenizer = *tokenizer;
   std::vector<eval::SynthFile> files;
-  {
+  try {
+    const InterruptGuard guard;
     Progress progress("synth");
-    files = eval::write_synth(config(), options, *output, std::ref(progress));
+    files = eval::write_synth(config(), options, *output, [&](double share) {
+      guard.check();
+      progress(share);
+    });
+  } catch (const Interrupted& interrupted) {
+    interrupted.end();
   }
   nlohmann::ordered_json list = nlohmann::ordered_json::array();
   if (!common.json) print(*output + "\n");

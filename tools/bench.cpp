@@ -1,0 +1,473 @@
+// SPDX-License-Identifier: Apache-2.0
+#include <fmt/core.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <charconv>
+#include <chrono>
+#include <cstdlib>
+#include <fstream>
+#include <memory>
+
+#include "engine/error.hpp"
+#include "engine/model_path.hpp"
+#include "eval/synth.hpp"
+#include "tools/bench_report.hpp"
+#include "tools/bench_start.hpp"
+#include "tools/options.hpp"
+#include "tools/press_options.hpp"
+#include "tools/shape_options.hpp"
+
+namespace neoxref::tools {
+namespace {
+
+using Json = nlohmann::ordered_json;
+using Counts = std::vector<std::size_t>;
+using Clock = std::chrono::steady_clock;
+
+struct BenchCommand {
+  Common common;
+  std::string shape;
+  std::string dtype = "f16";
+  std::optional<Counts> prompts;
+  std::optional<Counts> contexts;
+  Counts batches = {1};
+  Counts threads;
+  std::size_t steps = 32;
+  Counts press_prompts = {128};
+  std::size_t press_new = 0;
+  bool naive = false;
+  PressOptions press;
+  eval::Schedule schedule;
+  double min_seconds = 0.0;
+  std::string order = "random";
+  bool cold_first = false;
+  std::size_t starts = 3;
+  bool only_start = false;
+  std::optional<std::string> baseline;
+  double tolerance = 10.0;
+
+  Exit operator()();
+  void check_usage();
+  Exit measure(const InterruptGuard& guard);
+};
+
+/// "128,512" with numbers from `least` to `most`.
+CLI::Option* add_counts(CLI::App& app, const std::string& name, std::function<void(Counts)> keep,
+                        std::size_t least, std::size_t most, const std::string& help) {
+  const auto read = [=](const std::string& text) {
+    Counts counts;
+    const char* at = text.data();
+    const char* const end = at + text.size();
+    for (;;) {
+      std::size_t count = 0;
+      const auto [next, error] = std::from_chars(at, end, count);
+      if (error != std::errc{} || count < least || count > most || (next != end && *next != ',')) {
+        throw UsageError(
+            engine::Error(
+                name, "not usable",
+                fmt::format("whole numbers from {} to {} with commas between", least, most),
+                text.empty() ? "nothing" : text)
+                .what());
+      }
+      counts.push_back(count);
+      if (next == end) break;
+      at = next + 1;
+    }
+    keep(std::move(counts));
+  };
+  return app.add_option_function<std::string>(name, read, help)->type_name("N,N,...");
+}
+
+/// A folder that goes away.
+class TemporaryModel {
+public:
+  TemporaryModel() {
+    std::string name = (std::filesystem::temp_directory_path() / "neoxref-bench-XXXXXX").string();
+    if (mkdtemp(name.data()) == nullptr) {
+      throw engine::Error(name, "cannot be made", "", std::strerror(errno));
+    }
+    path_ = name;
+  }
+  ~TemporaryModel() {
+    std::error_code ignored;
+    if (!path_.empty()) std::filesystem::remove_all(path_, ignored);
+  }
+  TemporaryModel(const TemporaryModel&) = delete;
+  TemporaryModel& operator=(const TemporaryModel&) = delete;
+  std::filesystem::path model() const { return path_ / "model"; }
+  const std::filesystem::path& path() const { return path_; }
+
+private:
+  std::filesystem::path path_;
+};
+
+/// Bytes that the system can give without swapping; 0 when it does not say.
+double available_memory() {
+  std::ifstream file("/proc/meminfo");
+  std::string name;
+  double kilobytes = 0.0;
+  std::string unit;
+  while (file >> name >> kilobytes >> unit) {
+    if (name == "MemAvailable:") return kilobytes * 1024.0;
+    if (unit != "kB") file.seekg(-static_cast<std::streamoff>(unit.size()), std::ios::cur);
+  }
+  return 0.0;
+}
+
+void need_memory(double bytes, const std::string& what) {
+  const double available = available_memory();
+  if (available == 0.0 || bytes <= available) return;
+  throw engine::Error(what, "too little memory", fmt::format("{:.1f} GB", bytes * 1e-9),
+                      fmt::format("{:.1f} GB available", available * 1e-9));
+}
+
+double bytes_on_disk(const std::filesystem::path& folder) {
+  double bytes = 0.0;
+  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
+    if (entry.path().extension() == ".safetensors") {
+      bytes += static_cast<double>(entry.file_size());
+    }
+  }
+  return bytes;
+}
+
+/// Everything that is measured in turns, of one number of threads.
+struct Bench {
+  Bench(engine::Model loaded) : model(std::move(loaded)) {}
+  engine::Model model;
+  std::unique_ptr<eval::LimitMeter> meter;
+  std::vector<std::unique_ptr<eval::PrefillArm>> prefills;
+  std::vector<std::unique_ptr<eval::DecodeArm>> decodes;
+  std::vector<std::unique_ptr<eval::PressGroup>> presses;
+  std::vector<std::unique_ptr<eval::LimitArm>> limits;
+
+  const eval::LimitArm& limit(eval::LimitArm::Kind kind, simd::Isa isa, std::size_t bytes) const {
+    return **std::find_if(limits.begin(), limits.end(), [&](const auto& arm) {
+      return arm->kind == kind && arm->isa == isa && arm->bytes == bytes;
+    });
+  }
+  void add_limit(eval::LimitArm::Kind kind, simd::Isa isa, std::size_t bytes) {
+    for (const auto& arm : limits) {
+      if (arm->kind == kind && arm->isa == isa && arm->bytes == bytes) return;
+    }
+    limits.push_back(std::make_unique<eval::LimitArm>(*meter, kind, isa, bytes));
+  }
+  simd::Isa isa() const { return model.kernels().isa; }
+  /// What the limit of a row reads: what the row touches.
+  static std::size_t touched(const eval::SpeedArm& arm) {
+    return static_cast<std::size_t>(arm.cost().bytes());
+  }
+  MeasuredLimits limits_of(const eval::SpeedArm& arm) const {
+    using Kind = eval::LimitArm::Kind;
+    return {limit(Kind::multiply_add, isa(), 0).per_second().median,
+            limit(Kind::read, isa(), touched(arm)).per_second().median};
+  }
+};
+
+using Kind = eval::LimitArm::Kind;
+
+void BenchCommand::check_usage() {
+  if (common.model.empty() == shape.empty()) {
+    throw UsageError("expected exactly one of MODEL and --shape");
+  }
+  press.check_usage();
+  if (naive && !press.given())
+    throw UsageError("--naive-press: needs --keep-ratio or --keep-slots");
+  if (cold_first) {
+    if (order == "random") order = "fixed";
+    schedule.warm_up = 0;
+  }
+  schedule.random = order == "random";
+  schedule.min_seconds = min_seconds;
+  if (threads.empty()) threads = {engine::available_threads()};
+}
+
+Exit BenchCommand::operator()() {
+  check_usage();
+  if (only_start) {
+    common.threads = threads.front();
+    return start_only(common);
+  }
+  try {
+    const InterruptGuard guard;
+    return measure(guard);
+  } catch (const Interrupted& interrupted) {
+    interrupted.end();
+  }
+}
+
+/// Those that fit, when nothing was asked for.
+Counts that_fit(const Counts& wanted, std::size_t room) {
+  Counts fitting;
+  std::copy_if(wanted.begin(), wanted.end(), std::back_inserter(fitting),
+               [room](std::size_t count) { return count <= room; });
+  return fitting;
+}
+
+/// Writes the checkpoint of a shape where it will be removed again.
+void write_shape(const std::string& shape, const std::string& dtype, const TemporaryModel& folder,
+                 const InterruptGuard& guard) {
+  const engine::Config config = eval::shape_config(shape);
+  eval::SynthOptions options;
+  options.dtype = parse_dtype(dtype);
+  const auto bytes = static_cast<double>(eval::synth_bytes(config, options.dtype));
+  need_memory(2.5 * bytes, shape);
+  const auto space = std::filesystem::space(folder.path()).available;
+  if (bytes > static_cast<double>(space)) {
+    throw engine::Error(folder.path().native(), "too little space",
+                        fmt::format("{:.0f} bytes", bytes), std::to_string(space));
+  }
+  Progress progress("synth");
+  eval::write_synth(config, options, folder.model(), [&](double share) {
+    guard.check();
+    progress(share);
+  });
+}
+
+Exit BenchCommand::measure(const InterruptGuard& guard) {
+  Json document{{"model", shape.empty() ? common.model : shape + " (synth, " + dtype + ")"}};
+  Json rows = Json::array();
+  std::vector<std::unique_ptr<Bench>> benches;
+  double load_seconds = 0.0;
+  {
+    std::optional<TemporaryModel> folder;
+    if (!shape.empty()) {
+      folder.emplace();
+      write_shape(shape, dtype, *folder, guard);
+      common.model = folder->model().string();
+    }
+    need_memory(2.2 * bytes_on_disk(engine::resolve_model(common.model)), common.model);
+    for (const std::size_t count : threads) {
+      if (starts > 0 && !cold_first) rows.push_back(start_row(common, count, starts, guard));
+    }
+    engine::RunOptions options = common.run_options();
+    options.threads = threads.front();
+    const auto begin = Clock::now();
+    benches.push_back(
+        std::make_unique<Bench>(engine::Model::load(engine::resolve_model(common.model), options)));
+    load_seconds = std::chrono::duration<double>(Clock::now() - begin).count();
+    for (std::size_t i = 1; i < threads.size(); ++i) {
+      options.threads = threads[i];
+      benches.push_back(std::make_unique<Bench>(benches.front()->model.share(options)));
+    }
+  }
+  guard.check();
+  const engine::Config& config = benches.front()->model.config();
+  const std::size_t room = config.max_positions;
+  const bool plain = !press.given() || prompts || contexts;
+  const Counts prompt_list = prompts              ? *prompts
+                             : plain && !contexts ? that_fit({128, 512, 2048}, room)
+                                                  : Counts{};
+  const Counts context_list = contexts ? *contexts
+                              : plain && !prompts
+                                  ? that_fit({256, 1900}, room - std::min(room, steps + 1))
+                                  : Counts{};
+  const auto presses = press.make(config);
+
+  for (const auto& bench : benches) {
+    for (const std::size_t batch : batches) {
+      for (const std::size_t count : prompt_list) {
+        bench->prefills.push_back(std::make_unique<eval::PrefillArm>(bench->model, count, batch));
+      }
+      for (const std::size_t count : context_list) {
+        bench->decodes.push_back(
+            std::make_unique<eval::DecodeArm>(bench->model, count, steps, batch));
+      }
+    }
+    for (const std::size_t prompt : press_prompts) {
+      if (presses.empty()) break;
+      if (press_new == 0 && prompt >= room) {
+        throw engine::Error("--press-prompt", "leaves no room for new tokens",
+                            "at most " + std::to_string(room - 1), std::to_string(prompt));
+      }
+      std::vector<eval::PressVariant> variants = {{"1", std::nullopt}};
+      for (const auto& [label, rule] : presses) {
+        variants.push_back({label, rule});
+        if (naive) variants.push_back({label, rule, true});
+      }
+      bench->presses.push_back(std::make_unique<eval::PressGroup>(
+          bench->model, prompt, press_new > 0 ? press_new : room - prompt, std::move(variants),
+          schedule.random));
+    }
+  }
+  // Limits are measured where the rows are, on memory for the largest of them.
+  std::vector<eval::Arm*> arms;
+  for (const auto& bench : benches) {
+    std::size_t most = std::size_t{32} << 20;
+    const auto each = [&](auto&& use) {
+      for (const auto& arm : bench->prefills) use(*arm);
+      for (const auto& arm : bench->decodes) use(*arm);
+    };
+    each([&](const eval::SpeedArm& arm) { most = std::max(most, Bench::touched(arm)); });
+    for (const auto& arm : bench->prefills) arms.push_back(arm.get());
+    for (const auto& arm : bench->decodes) arms.push_back(arm.get());
+    for (const auto& group : bench->presses) arms.push_back(group.get());
+    need_memory(static_cast<double>(most), "bench");
+    bench->meter = std::make_unique<eval::LimitMeter>(bench->model.team(), most);
+    for (const simd::Isa isa : simd::usable_isas()) {
+      if (isa != simd::Isa::scalar || bench->isa() == isa) {
+        bench->add_limit(Kind::multiply_add, isa, 0);
+      }
+    }
+    each([&](const eval::SpeedArm& arm) {
+      bench->add_limit(Kind::read, bench->isa(), Bench::touched(arm));
+    });
+    for (const auto& limit : bench->limits) arms.push_back(limit.get());
+  }
+  {
+    Progress progress("bench");
+    eval::take_turns(arms, schedule, [&](double share) {
+      guard.check();
+      progress(share);
+    });
+  }
+
+  Json limits = Json::array();
+  Json cold_rows = Json::array();
+  const auto cold = [&](const std::string& name, double seconds) {
+    if (!cold_first) return;
+    const double first =
+        cold_rows.empty() ? seconds : cold_rows[0]["time_to_first_token"].get<double>();
+    cold_rows.push_back(
+        {{"row", name},
+         {"time_to_first_token", seconds},
+         {"change", seconds / first - 1.0},
+         {"change_with_load",
+          (cold_rows.empty() ? seconds + load_seconds : seconds) / (first + load_seconds) - 1.0}});
+  };
+  for (const auto& bench : benches) {
+    const std::size_t count = bench->model.team().threads();
+    for (const auto& arm : bench->prefills) {
+      rows.push_back(speed_row(*arm, "prefill", "prompt", arm->tokens, bench->limits_of(*arm)));
+      cold(fmt::format("prompt {}, batch {}, threads {}", arm->tokens, arm->batch(), count),
+           arm->first_token_seconds.front());
+    }
+    for (const auto& arm : bench->decodes) {
+      rows.push_back(speed_row(*arm, "decode", "context", arm->context, bench->limits_of(*arm)));
+    }
+    for (const auto& group : bench->presses) {
+      // Copies of as many bytes as a cut keeps: known only now.
+      std::vector<double> copies;
+      for (const eval::PressRow& row : group->rows()) {
+        if (row.cut_times == 0) {
+          copies.push_back(0.0);
+          continue;
+        }
+        const auto bytes =
+            static_cast<std::size_t>(row.cut_bytes / static_cast<double>(row.cut_times));
+        bench->add_limit(Kind::copy, bench->isa(), bytes);
+        auto& limit = *bench->limits.back();
+        for (std::size_t i = 0; i < std::max<std::size_t>(5, schedule.repeat); ++i) limit.run(true);
+        copies.push_back(limit.per_second().median);
+      }
+      for (Json& row : press_rows(*group, copies)) rows.push_back(std::move(row));
+      for (const eval::PressRow& row : group->rows()) {
+        cold(fmt::format("prompt {}, keep {}{}, threads {}", group->prompt, row.variant.label,
+                         row.variant.naive ? " naive" : "", count),
+             row.first_token_seconds.front());
+      }
+    }
+    for (const auto& limit : bench->limits) limits.push_back(limit_row(*limit, count));
+  }
+  document["machine"] = machine_json(benches.front()->model);
+  document["machine"]["threads"] = threads;
+  document["machine"]["compiler"] = NEOXREF_COMPILER;
+  document["schedule"] = {{"warm_up", schedule.warm_up},
+                          {"repeat", schedule.repeat},
+                          {"min_seconds", schedule.min_seconds},
+                          {"order", order},
+                          {"cold_first", cold_first}};
+  if (press.given()) document["press"] = press.text();
+  document["limits"] = std::move(limits);
+  document["rows"] = std::move(rows);
+  if (cold_first) {
+    document["cold_first"] = {{"load_seconds", load_seconds}, {"rows", std::move(cold_rows)}};
+  }
+
+  Comparison comparison;
+  if (baseline) {
+    const Json before = Json::parse(read_file(*baseline), nullptr, false);
+    comparison = compare_rows(document, before, *baseline, tolerance / 100.0);
+    document["baseline"] = {{"file", *baseline},
+                            {"tolerance", tolerance / 100.0},
+                            {"ok", comparison.ok},
+                            {"rows", comparison.rows}};
+  }
+  if (common.json) {
+    print_json(document);
+  } else {
+    print(fmt::format("{}; {}\n", document["model"].get<std::string>(),
+                      machine_text(benches.front()->model)));
+    print(fmt::format("{} rounds of all rows in turn, {} order, {} to warm up{}\n\n",
+                      schedule.repeat, order, schedule.warm_up,
+                      press.given() ? "; " + press.text() : std::string()));
+    print(report_text(document) + comparison.text);
+  }
+  return comparison.ok ? Exit::ok : Exit::failed;
+}
+
+}  // namespace
+
+Command add_bench(CLI::App& program) {
+  auto state = std::make_shared<BenchCommand>();
+  CLI::App* app = program.add_subcommand(
+      "bench", "Speed of prompts and new tokens beside what this machine can do");
+  app->footer(
+      "Everything takes turns in each round; figures are medians over rounds. With press\n"
+      "options: first token and new tokens of each keep ratio beside the uncompressed run\n"
+      "on the same tokens. docs/performance.md says what a row is measured against.\n"
+      "Example: neoxref bench --shape pythia-70m --threads 1,2");
+  BenchCommand& bench = *state;
+  app->add_option("MODEL", bench.common.model, "As for run; needs no tokenizer")->type_name("");
+  add_shape(*app, bench.shape);
+  add_dtype(*app, bench.dtype);
+  add_counts(
+      *app, "--prompt", [&bench](Counts list) { bench.prompts = std::move(list); }, 1, 1 << 24,
+      "Tokens of prompts (default: 128,512,2048)");
+  add_counts(
+      *app, "--context", [&bench](Counts list) { bench.contexts = std::move(list); }, 1, 1 << 24,
+      "Tokens before new ones (default: 256,1900)");
+  add_counts(
+      *app, "--batch", [&bench](Counts list) { bench.batches = std::move(list); }, 1, 4096,
+      "Sequences at a time (default: 1)");
+  add_count(*app, "--new", bench.steps, 1, 1 << 24, "New tokens at each context (default: 32)");
+  add_count(*app, "--repeat", bench.schedule.repeat, 1, 100'000, "Rounds that count (default: 5)");
+  add_number(*app, "--min-time", bench.min_seconds, 1e-3, 1e5, true,
+             "More rounds, until each row was measured for so many\nseconds (default: 0)");
+  add_count(*app, "--warm-up", bench.schedule.warm_up, 0, 1000,
+            "Rounds before them that do not count (default: 1)");
+  app->add_option("--order", bench.order,
+                  "random: another one in each round; fixed (default:\nrandom)")
+      ->type_name("NAME")
+      ->check(CLI::IsMember({"random", "fixed"}));
+  app->add_flag("--cold-first", bench.cold_first,
+                "No warm-up, fixed order: what the first row pays for\nall others");
+  add_count(*app, "--starts", bench.starts, 0, 1000,
+            "Processes started to measure loading and memory\n(default: 3)");
+  app->add_flag("--start-only", bench.only_start,
+                "Only load and run 16 tokens: what --starts starts");
+  add_text(*app, "--baseline", bench.baseline, "FILE",
+           "An earlier --json document to compare with; exits with 1\nwhere a row is slower");
+  add_number(*app, "--tolerance", bench.tolerance, 0.1, 99.0, true,
+             "By more than so many percent (default: 10)");
+  add_counts(
+      *app, "--press-prompt", [&bench](Counts list) { bench.press_prompts = std::move(list); }, 1,
+      1 << 24, "Tokens before the new ones (default: 128)")
+      ->group("Compression");
+  add_count(*app, "--press-new", bench.press_new, 1, 1 << 24,
+            "New tokens (default: to the end of the context)")
+      ->group("Compression");
+  app->add_flag("--naive-press", bench.naive,
+                "Also with norms, a full sort and a copy of everything at\nevery token")
+      ->group("Compression");
+  bench.common.add_to_without_model(*app, false);
+  add_counts(
+      *app, "--threads", [&bench](Counts list) { bench.threads = std::move(list); }, 1, 4096,
+      "Numbers of threads (default: all this process may use)")
+      ->group("Machine");
+  bench.press.add_to(*app, true);
+  return [state] { return (*state)(); };
+}
+
+}  // namespace neoxref::tools
