@@ -11,6 +11,7 @@ import sys
 import unittest
 
 from program import case
+from program.bench import Bench, Synth
 from program.evaluate import Eval, Plan
 from program.files import Inspect, Logits, Tokenize
 from program.laboratory import Laboratory
@@ -19,8 +20,7 @@ from program.run import Run
 from program.streams import Streams
 from program.usage import Help, Usage
 
-__all__ = ["Checkpoints", "Eval", "Help", "Inspect", "Laboratory", "Logits", "Plan", "Run", "Streams", "Tokenize",
-           "Usage", "Verify"]
+ 
 
 if __name__ == "__main__":
     if len(sys.argv) < 2 or not os.access(sys.argv[1], os.X_OK):

@@ -1,17 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <fmt/core.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <charconv>
 #include <chrono>
-#include <cstdlib>
-#include <fstream>
 #include <memory>
 
 #include "engine/error.hpp"
 #include "engine/model_path.hpp"
-#include "eval/synth.hpp"
+#include "tools/bench_model.hpp"
 #include "tools/bench_report.hpp"
 #include "tools/bench_start.hpp"
 #include "tools/options.hpp"
@@ -79,98 +76,13 @@ CLI::Option* add_counts(CLI::App& app, const std::string& name, std::function<vo
   return app.add_option_function<std::string>(name, read, help)->type_name("N,N,...");
 }
 
-/// A folder that goes away.
-class TemporaryModel {
-public:
-  TemporaryModel() {
-    std::string name = (std::filesystem::temp_directory_path() / "neoxref-bench-XXXXXX").string();
-    if (mkdtemp(name.data()) == nullptr) {
-      throw engine::Error(name, "cannot be made", "", std::strerror(errno));
-    }
-    path_ = name;
-  }
-  ~TemporaryModel() {
-    std::error_code ignored;
-    if (!path_.empty()) std::filesystem::remove_all(path_, ignored);
-  }
-  TemporaryModel(const TemporaryModel&) = delete;
-  TemporaryModel& operator=(const TemporaryModel&) = delete;
-  std::filesystem::path model() const { return path_ / "model"; }
-  const std::filesystem::path& path() const { return path_; }
-
-private:
-  std::filesystem::path path_;
-};
-
-/// Bytes that the system can give without swapping; 0 when it does not say.
-double available_memory() {
-  std::ifstream file("/proc/meminfo");
-  std::string name;
-  double kilobytes = 0.0;
-  std::string unit;
-  while (file >> name >> kilobytes >> unit) {
-    if (name == "MemAvailable:") return kilobytes * 1024.0;
-    if (unit != "kB") file.seekg(-static_cast<std::streamoff>(unit.size()), std::ios::cur);
-  }
-  return 0.0;
-}
-
-void need_memory(double bytes, const std::string& what) {
-  const double available = available_memory();
-  if (available == 0.0 || bytes <= available) return;
-  throw engine::Error(what, "too little memory", fmt::format("{:.1f} GB", bytes * 1e-9),
-                      fmt::format("{:.1f} GB available", available * 1e-9));
-}
-
-double bytes_on_disk(const std::filesystem::path& folder) {
-  double bytes = 0.0;
-  for (const auto& entry : std::filesystem::directory_iterator(folder)) {
-    if (entry.path().extension() == ".safetensors") {
-      bytes += static_cast<double>(entry.file_size());
-    }
-  }
-  return bytes;
-}
-
-/// Everything that is measured in turns, of one number of threads.
-struct Bench {
-  Bench(engine::Model loaded) : model(std::move(loaded)) {}
-  engine::Model model;
-  std::unique_ptr<eval::LimitMeter> meter;
-  std::vector<std::unique_ptr<eval::PrefillArm>> prefills;
-  std::vector<std::unique_ptr<eval::DecodeArm>> decodes;
-  std::vector<std::unique_ptr<eval::PressGroup>> presses;
-  std::vector<std::unique_ptr<eval::LimitArm>> limits;
-
-  const eval::LimitArm& limit(eval::LimitArm::Kind kind, simd::Isa isa, std::size_t bytes) const {
-    return **std::find_if(limits.begin(), limits.end(), [&](const auto& arm) {
-      return arm->kind == kind && arm->isa == isa && arm->bytes == bytes;
-    });
-  }
-  void add_limit(eval::LimitArm::Kind kind, simd::Isa isa, std::size_t bytes) {
-    for (const auto& arm : limits) {
-      if (arm->kind == kind && arm->isa == isa && arm->bytes == bytes) return;
-    }
-    limits.push_back(std::make_unique<eval::LimitArm>(*meter, kind, isa, bytes));
-  }
-  simd::Isa isa() const { return model.kernels().isa; }
-  /// What the limit of a row reads: what the row touches.
-  static std::size_t touched(const eval::SpeedArm& arm) {
-    return static_cast<std::size_t>(arm.cost().bytes());
-  }
-  MeasuredLimits limits_of(const eval::SpeedArm& arm) const {
-    using Kind = eval::LimitArm::Kind;
-    return {limit(Kind::multiply_add, isa(), 0).per_second().median,
-            limit(Kind::read, isa(), touched(arm)).per_second().median};
-  }
-};
-
 using Kind = eval::LimitArm::Kind;
 
 void BenchCommand::check_usage() {
   if (common.model.empty() == shape.empty()) {
     throw UsageError("expected exactly one of MODEL and --shape");
   }
+  if (!shape.empty()) parse_shape(shape);
   press.check_usage();
   if (naive && !press.given())
     throw UsageError("--naive-press: needs --keep-ratio or --keep-slots");
@@ -205,26 +117,6 @@ Counts that_fit(const Counts& wanted, std::size_t room) {
   return fitting;
 }
 
-/// Writes the checkpoint of a shape where it will be removed again.
-void write_shape(const std::string& shape, const std::string& dtype, const TemporaryModel& folder,
-                 const InterruptGuard& guard) {
-  const engine::Config config = eval::shape_config(shape);
-  eval::SynthOptions options;
-  options.dtype = parse_dtype(dtype);
-  const auto bytes = static_cast<double>(eval::synth_bytes(config, options.dtype));
-  need_memory(2.5 * bytes, shape);
-  const auto space = std::filesystem::space(folder.path()).available;
-  if (bytes > static_cast<double>(space)) {
-    throw engine::Error(folder.path().native(), "too little space",
-                        fmt::format("{:.0f} bytes", bytes), std::to_string(space));
-  }
-  Progress progress("synth");
-  eval::write_synth(config, options, folder.model(), [&](double share) {
-    guard.check();
-    progress(share);
-  });
-}
-
 Exit BenchCommand::measure(const InterruptGuard& guard) {
   Json document{{"model", shape.empty() ? common.model : shape + " (synth, " + dtype + ")"}};
   Json rows = Json::array();
@@ -233,9 +125,8 @@ Exit BenchCommand::measure(const InterruptGuard& guard) {
   {
     std::optional<TemporaryModel> folder;
     if (!shape.empty()) {
-      folder.emplace();
-      write_shape(shape, dtype, *folder, guard);
-      common.model = folder->model().string();
+      folder.emplace(shape, dtype, guard);
+      common.model = folder->model();
     }
     need_memory(2.2 * bytes_on_disk(engine::resolve_model(common.model)), common.model);
     for (const std::size_t count : threads) {
@@ -302,7 +193,13 @@ Exit BenchCommand::measure(const InterruptGuard& guard) {
     each([&](const eval::SpeedArm& arm) { most = std::max(most, Bench::touched(arm)); });
     for (const auto& arm : bench->prefills) arms.push_back(arm.get());
     for (const auto& arm : bench->decodes) arms.push_back(arm.get());
-    for (const auto& group : bench->presses) arms.push_back(group.get());
+    for (const auto& group : bench->presses) {
+      arms.push_back(group.get());
+      // Room to copy what a cut keeps, unless that is very much.
+      const auto cache = static_cast<std::size_t>(
+          eval::slot_bytes(config) * static_cast<double>(group->prompt + group->new_tokens));
+      most = std::max(most, std::min(2 * cache, std::size_t{1} << 30));
+    }
     need_memory(static_cast<double>(most), "bench");
     bench->meter = std::make_unique<eval::LimitMeter>(bench->model.team(), most);
     for (const simd::Isa isa : simd::usable_isas()) {
@@ -356,8 +253,7 @@ Exit BenchCommand::measure(const InterruptGuard& guard) {
         }
         const auto bytes =
             static_cast<std::size_t>(row.cut_bytes / static_cast<double>(row.cut_times));
-        bench->add_limit(Kind::copy, bench->isa(), bytes);
-        auto& limit = *bench->limits.back();
+        eval::LimitArm& limit = bench->add_limit(Kind::copy, bench->isa(), bytes);
         for (std::size_t i = 0; i < std::max<std::size_t>(5, schedule.repeat); ++i) limit.run(true);
         copies.push_back(limit.per_second().median);
       }

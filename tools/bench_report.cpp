@@ -54,7 +54,7 @@ Json press_row(const eval::PressGroup& group, const eval::PressRow& row, double 
              {"batch", 1},
              {"threads", group.model().team().threads()},
              {"keep", row.variant.label},
-             {"press", row.variant.press ? engine::score_name(row.variant.press->score) : "none"},
+             {"press", row.variant.press ? row.variant.press->name() : "none"},
              {"naive", row.variant.naive}};
   add(entry, "tokens_per_second", rates(seconds, new_tokens));
   entry["n"] = seconds.size();

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "tools/shape_options.hpp"
 
+#include "engine/error.hpp"
 #include "eval/synth.hpp"
+#include "tools/options.hpp"
 
 namespace neoxref::tools {
 
@@ -19,6 +21,14 @@ CLI::Option* add_dtype(CLI::App& app, std::string& dtype) {
   return app.add_option("--dtype", dtype, "Of the weights: f32, f16, bf16 (default: f16)")
       ->type_name("NAME")
       ->check(CLI::IsMember({"f32", "f16", "bf16"}));
+}
+
+engine::Config parse_shape(const std::string& name) {
+  try {
+    return eval::shape_config(name);
+  } catch (const engine::Error& error) {
+    throw UsageError(error.what());
+  }
 }
 
 simd::Dtype parse_dtype(const std::string& name) {

@@ -45,11 +45,7 @@ engine::Config SynthCommand::config() const {
     }
     config.eos_token_ids = {0};
   } else {
-    try {
-      config = eval::shape_config(shape);
-    } catch (const engine::Error& error) {
-      throw UsageError(error.what());
-    }
+    config = parse_shape(shape);
   }
   const auto replace = [](std::size_t& value, std::size_t given) {
     if (given > 0) value = given;
