@@ -20,7 +20,8 @@ from program.run import Run
 from program.streams import Streams
 from program.usage import Help, Usage
 
- 
+__all__ = ["Bench", "Checkpoints", "Eval", "Help", "Inspect", "Laboratory", "Logits", "Plan", "Run",
+           "Streams", "Synth", "Tokenize", "Usage", "Verify"]
 
 if __name__ == "__main__":
     if len(sys.argv) < 2 or not os.access(sys.argv[1], os.X_OK):

@@ -68,6 +68,15 @@ class Bench(Case):
         self.assertIn("keep", self.ok("bench", "mini", "--keep-ratio", "0.5", "--prune-after", "64",
                                       "--press-new", "64", *QUICK))
 
+    def test_nothing_cut(self):
+        options = ("bench", "mini", "--keep-ratio", "0.5", "--prune-after", "500", "--press-new",
+                   "64", *QUICK)
+        code, out, err = self.run_program(*options, "--json")
+        self.assertEqual(code, 3, err)
+        self.assertIn("nothing was cut in 192 tokens", err.decode())
+        self.assertEqual(json.loads(out)["rows"][0]["digest"], json.loads(out)["rows"][1]["digest"])
+        self.ok(*options, "--allow-no-cuts")
+
     def test_cold_first(self):
         found = self.document("bench", "mini", "--prompt", "16,16", "--cold-first", "--repeat",
                               "1")
