@@ -47,6 +47,7 @@ struct BenchCommand {
   Exit operator()();
   void check_usage();
   Exit measure(const InterruptGuard& guard);
+  Exit warn_of_missing_cuts(const Json& rows) const;
 };
 
 /// "128,512" with numbers from `least` to `most`.
@@ -173,7 +174,10 @@ Exit BenchCommand::measure(const InterruptGuard& guard) {
                             "at most " + std::to_string(room - 1), std::to_string(prompt));
       }
       std::vector<eval::PressVariant> variants = {{"1", std::nullopt}};
-      for (const auto& [label, rule] : presses) {
+      for (const auto& [budget, rule] : presses) {
+        std::string label = budget;
+        if (press.scores.size() > 1) label += " " + rule.name();
+        if (press.prune_afters.size() > 1) label += fmt::format(" P {}", rule.prune_after);
         variants.push_back({label, rule});
         if (naive) variants.push_back({label, rule, true});
       }
@@ -300,7 +304,24 @@ Exit BenchCommand::measure(const InterruptGuard& guard) {
                       press.given() ? "; " + press.text() : std::string()));
     print(report_text(document) + comparison.text);
   }
-  return comparison.ok ? Exit::ok : Exit::failed;
+  if (!comparison.ok) return Exit::failed;
+  return warn_of_missing_cuts(document["rows"]);
+}
+
+Exit BenchCommand::warn_of_missing_cuts(const Json& rows) const {
+  bool missing = false;
+  for (const Json& row : rows) {
+    if (row["kind"] != "press" || row["press"] == "none") continue;
+    const auto cuts = row["cuts"].get<Counts>();
+    if (std::any_of(cuts.begin(), cuts.end(), [](std::size_t count) { return count > 0; }))
+      continue;
+    missing = true;
+    say(fmt::format(
+        "neoxref: keep {}: nothing was cut in {} tokens; this row shows no compression\n",
+        row["keep"].get<std::string>(),
+        row["prompt"].get<std::size_t>() + row["new_tokens"].get<std::size_t>()));
+  }
+  return missing && !press.allow_no_cuts ? Exit::not_cut : Exit::ok;
 }
 
 }  // namespace
@@ -362,7 +383,7 @@ Command add_bench(CLI::App& program) {
       *app, "--threads", [&bench](Counts list) { bench.threads = std::move(list); }, 1, 4096,
       "Numbers of threads (default: all this process may use)")
       ->group("Machine");
-  bench.press.add_to(*app, true);
+  bench.press.add_to(*app, true, true);
   return [state] { return (*state)(); };
 }
 

@@ -55,6 +55,7 @@ Json press_row(const eval::PressGroup& group, const eval::PressRow& row, double 
              {"threads", group.model().team().threads()},
              {"keep", row.variant.label},
              {"press", row.variant.press ? row.variant.press->name() : "none"},
+             {"prune_after", row.variant.press ? Json(row.variant.press->prune_after) : Json()},
              {"naive", row.variant.naive}};
   add(entry, "tokens_per_second", rates(seconds, new_tokens));
   entry["n"] = seconds.size();
@@ -99,8 +100,8 @@ Json press_row(const eval::PressGroup& group, const eval::PressRow& row, double 
 
 std::string row_name(const Json& row) {
   std::string name = row["kind"];
-  for (const char* key :
-       {"prompt", "context", "new_tokens", "batch", "threads", "keep", "press", "naive"}) {
+  for (const char* key : {"prompt", "context", "new_tokens", "batch", "threads", "keep", "press",
+                          "prune_after", "naive"}) {
     if (row.contains(key)) name += fmt::format(" {} {}", key, row[key].dump());
   }
   std::erase(name, '"');

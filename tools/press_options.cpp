@@ -174,7 +174,7 @@ CLI::Option* add_trigger(CLI::App& app, engine::Trigger& trigger) {
                   "When a layer is cut: exceeds, reaches, after-prompt,\nevery (default: exceeds)");
 }
 
-void PressOptions::add_to(CLI::App& app, bool many) {
+void PressOptions::add_to(CLI::App& app, bool many, bool bench) {
   many_ = many;
   const std::string prune_help =
       "exceeds: cut a layer that holds more slots than this\nafter a token has entered; "
@@ -182,8 +182,9 @@ void PressOptions::add_to(CLI::App& app, bool many) {
   budgets_ = {
       add_keep_ratio(
           app, keep_ratios, many,
-          many ? "Shares of the slots that a cut keeps\n(default: 1,0.9,0.5,0.1; 1 cuts nothing)"
-               : "Cut the cache; R is the share of the slots that a cut\nkeeps"),
+          bench  ? "Shares of the slots that a cut keeps, beside the\nuncompressed run"
+          : many ? "Shares of the slots that a cut keeps\n(default: 1,0.9,0.5,0.1; 1 cuts nothing)"
+                 : "Cut the cache; R is the share of the slots that a cut\nkeeps"),
       add_budgets(app, "--keep-slots", keep_slots, many, "N", slots_budget,
                   "Instead of shares: a cut keeps this many slots"),
       add_budgets(app, "--keep-bytes", keep_bytes, many, "B", bytes_budget,
@@ -205,8 +206,6 @@ void PressOptions::add_to(CLI::App& app, bool many) {
                 "Last slots that are always kept (default: 0)"),
       add_name(app, "--positions", positions, engine::parse_positions,
                "After a cut: original, rerotate, cache-length\n(default: original)"),
-      add_name(app, "--order", order, engine::parse_order,
-               "Of the slots that a cut keeps: time, or score, the best\nfirst (default: time)"),
       app.add_option_function<std::string>(
              "--skip-layers", [this](const std::string& text) { skip_layers = parse_layers(text); },
              "Layers that are never cut, such as 0,1, or none\n(default: 0)")
@@ -219,6 +218,11 @@ void PressOptions::add_to(CLI::App& app, bool many) {
                 "snapkv: slots that it smooths over, odd (default: 5)"),
       app.add_flag("--allow-no-cuts", allow_no_cuts,
                    "Exit with 0 instead of 3 when nothing was cut")};
+  if (!bench) {
+    dependent_.push_back(
+        add_name(app, "--order", order, engine::parse_order,
+                 "Of the slots that a cut keeps: time, or score, the best\nfirst (default: time)"));
+  }
   for (CLI::Option* option : dependent_) option->group(press_group);
 }
 

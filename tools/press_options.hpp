@@ -40,7 +40,8 @@ struct PressOptions {
   bool allow_no_cuts = false;
 
   /// many: the budgets, --score and --prune-after take lists.
-  void add_to(CLI::App& app, bool many);
+  /// bench: a command for which a press is an addition, and --order means something else.
+  void add_to(CLI::App& app, bool many, bool bench = false);
   /// Usage error when another option was given without a budget, or two budgets that exclude each
   /// other.
   void check_usage() const;
