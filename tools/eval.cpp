@@ -103,7 +103,7 @@ std::vector<eval::Arm> EvalCommand::arms(const engine::Config& config) const {
 }
 
 std::string EvalCommand::settings() const {
-  return (preset.empty() ? "" : "preset " + preset + ", ") + press.text() + ",\n" + texts.text() +
+  return (preset.empty() ? "" : "preset " + preset + ", ") + press.text() + ", " + texts.text() +
          (controls ? fmt::format(", controls of {} seeds", control_seeds) : "");
 }
 
