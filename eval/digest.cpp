@@ -76,6 +76,12 @@ std::string Digest::hex() const {
   return hexadecimal(canonical.digest, sizeof canonical.digest);
 }
 
+std::string bytes_digest(std::span<const std::byte> bytes) {
+  XXH128_canonical_t canonical;
+  XXH128_canonicalFromHash(&canonical, XXH3_128bits(bytes.data(), bytes.size()));
+  return hexadecimal(canonical.digest, sizeof canonical.digest);
+}
+
 std::string Digest::state() const {
   XXH3_state_t copy = *state_->hash;
   copy.extSecret = nullptr;  // an address of this process

@@ -34,4 +34,7 @@ private:
   std::unique_ptr<State> state_;
 };
 
+/// XXH3-128 of a file's bytes, 32 hexadecimal digits: what the program xxh128sum prints.
+std::string bytes_digest(std::span<const std::byte> bytes);
+
 }  // namespace neoxref::eval

@@ -16,12 +16,13 @@ from program.evaluate import Eval, Plan
 from program.files import Inspect, Logits, Tokenize
 from program.laboratory import Laboratory
 from program.models import Checkpoints, Verify
+from program.page import Page
 from program.run import Run
 from program.streams import Streams
 from program.usage import Help, Usage
 
-__all__ = ["Bench", "Checkpoints", "Eval", "Help", "Inspect", "Laboratory", "Logits", "Plan",
-           "Run", "Streams", "Synth", "Tokenize", "Usage", "Verify"]
+__all__ = ["Bench", "Checkpoints", "Eval", "Help", "Inspect", "Laboratory", "Logits", "Page",
+           "Plan", "Run", "Streams", "Synth", "Tokenize", "Usage", "Verify"]
 
 if __name__ == "__main__":
     if len(sys.argv) < 2 or not os.access(sys.argv[1], os.X_OK):

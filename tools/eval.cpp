@@ -11,10 +11,13 @@
 #include "eval/digest.hpp"
 #include "eval/sweep.hpp"
 #include "tools/eval_files.hpp"
+#include "tools/eval_page.hpp"
 #include "tools/eval_presets.hpp"
 #include "tools/eval_report.hpp"
+#include "tools/eval_series.hpp"
 #include "tools/eval_texts.hpp"
 #include "tools/options.hpp"
+#include "tools/plots.hpp"
 #include "tools/press_options.hpp"
 
 namespace neoxref::tools {
@@ -39,6 +42,8 @@ struct EvalCommand {
   bool controls = false;
   std::string per_token;
   std::string csv;
+  std::string series;
+  std::string html;
   std::string resume;
   std::vector<CLI::Option*> fixed_by_preset;
 
@@ -47,6 +52,7 @@ struct EvalCommand {
   std::vector<eval::Arm> arms(const engine::Config& config) const;
   Json identity(const std::vector<eval::Text>& read, const std::vector<eval::Arm>& arms) const;
   std::string settings() const;
+  void check_outputs() const;
   Exit warn_of_missing_cuts(const Sweep& sweep) const;
 };
 
@@ -103,7 +109,7 @@ std::vector<eval::Arm> EvalCommand::arms(const engine::Config& config) const {
 }
 
 std::string EvalCommand::settings() const {
-  return (preset.empty() ? "" : "preset " + preset + ", ") + press.text() + ",\n" + texts.text() +
+  return (preset.empty() ? "" : "preset " + preset + ", ") + press.text() + ", " + texts.text() +
          (controls ? fmt::format(", controls of {} seeds", control_seeds) : "");
 }
 
@@ -146,7 +152,16 @@ Json EvalCommand::identity(const std::vector<eval::Text>& read,
           {"rows", std::move(rows)}};
 }
 
+/// What would be said only after hours.
+void EvalCommand::check_outputs() const {
+  for (const std::string* path : {&csv, &per_token, &series, &html}) {
+    if (!path->empty()) OutputFile{*path};
+  }
+}
+
 Exit EvalCommand::operator()() {
+  check_outputs();
+  const std::string gnuplot = html.empty() ? "" : gnuplot_version();
   const engine::Tokenizer tokenizer = load_tokenizer(common.model);
   eval::SweepOptions options;
   options.layout = layout;
@@ -175,6 +190,11 @@ Exit EvalCommand::operator()() {
       model, sweep, settings(), texts.task, find_preset(preset), intervals_of(sweep)};
   if (!csv.empty()) write_csv(csv, context);
   if (!per_token.empty()) write_per_token(per_token, sweep);
+  if (!series.empty()) write_series(series, sweep);
+  if (!html.empty()) {
+    write_page(html,
+               {context, command_line(), common.model, model_files_json(common.model), gnuplot});
+  }
   if (common.json) {
     print_json(sweep_json(context));
   } else {
@@ -215,6 +235,14 @@ void add_outputs(CLI::App& app, EvalCommand& state) {
   app.add_option("--per-token", state.per_token,
                  "Write nll, position, cuts so far and distance since the\nlast cut of every "
                  "scored token: CSV, or JSON lines where\nFILE ends in .jsonl")
+      ->type_name("FILE")
+      ->group(group);
+  app.add_option("--series", state.series, "Write the numbers of the pictures of --html as CSV")
+      ->type_name("FILE")
+      ->group(group);
+  app.add_option("--html", state.html,
+                 "Write one page with pictures and tables; needs gnuplot\n(Debian package "
+                 "gnuplot-nox)")
       ->type_name("FILE")
       ->group(group);
   app.add_option("--resume", state.resume,

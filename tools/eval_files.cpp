@@ -11,17 +11,6 @@ namespace {
 using eval::Row;
 using eval::TextScore;
 
-/// A field of CSV (RFC 4180).
-std::string quoted(const std::string& text) {
-  if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
-  std::string result = "\"";
-  for (const char c : text) {
-    result += c;
-    if (c == '"') result += c;
-  }
-  return result + "\"";
-}
-
 std::string number(double value) {
   return std::isfinite(value) ? fmt::format("{}", value) : "";
 }
@@ -68,6 +57,16 @@ std::string arm_fields(const eval::Sweep& sweep, const Row& row) {
 
 }  // namespace
 
+std::string csv_field(const std::string& text) {
+  if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
+  std::string result = "\"";
+  for (const char c : text) {
+    result += c;
+    if (c == '"') result += c;
+  }
+  return result + "\"";
+}
+
 void write_csv(const std::string& path, const ReportContext& context) {
   const eval::Sweep& sweep = context.sweep;
   OutputFile file(path);
@@ -78,8 +77,9 @@ void write_csv(const std::string& path, const ReportContext& context) {
     for (const TextScore& text : row.texts) {
       const std::string limit =
           text.windows.empty() ? "" : std::to_string(text.windows.front().course.prune_after);
-      file.write(fmt::format("{},{},{},{},{},{},{}\n", quoted(text.name), arm, limit, text.tokens,
-                             text.scored, figures(text, std::nullopt), text.never_cut));
+      file.write(fmt::format("{},{},{},{},{},{},{}\n", csv_field(text.name), arm, limit,
+                             text.tokens, text.scored, figures(text, std::nullopt),
+                             text.never_cut));
     }
     file.write(fmt::format("all,{},,{},{},{},\n", arm, row.tokens, row.scored,
                            figures(row, row.compressed ? context.intervals[i] : std::nullopt)));
@@ -105,10 +105,10 @@ void write_per_token(const std::string& path, const eval::Sweep& sweep) {
         for (std::size_t k = 0; k < window.scored; ++k) {
           const eval::TokenScore& score = text.scores[window.first_token + k];
           if (!lines) {
-            block += fmt::format("{},{},{},{},{},{},{},{},{},{},{},{},{},{}\n", i, press,
-                                 row.arm.label, quoted(text.name), w, score.position, score.token,
-                                 score.nll, score.full_nll, score.kl, score.correct ? 1 : 0,
-                                 score.agrees ? 1 : 0, score.cuts, score.since_cut);
+            block += fmt::format(
+                "{},{},{},{},{},{},{},{},{},{},{},{},{},{}\n", i, press, row.arm.label,
+                csv_field(text.name), w, score.position, score.token, score.nll, score.full_nll,
+                score.kl, score.correct ? 1 : 0, score.agrees ? 1 : 0, score.cuts, score.since_cut);
             continue;
           }
           const nlohmann::ordered_json entry{{"row", i},

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "tools/eval_report.hpp"
+#include "tools/eval_series.hpp"
 
 namespace neoxref::tools {
 namespace {
@@ -193,6 +194,7 @@ Json sweep_json(const ReportContext& context) {
                         {"since_cut", buckets_json(row, eval::By::since_cut)},
                         {"cuts", buckets_json(row, eval::By::cuts)}};
     entry["drops"] = drops_json(row.survival);
+    add_series(entry, row);
     Json texts = Json::array();
     for (const TextScore& text : row.texts) texts.push_back(text_json(sweep, text));
     entry["texts"] = std::move(texts);

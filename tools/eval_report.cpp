@@ -39,6 +39,22 @@ std::string shortened(const std::string& name) {
   return "..." + shown.substr(begin);
 }
 
+/// Lines of at most 100 columns, broken behind commas.
+std::string wrapped(const std::string& text) {
+  constexpr std::size_t columns = 100;
+  std::string lines;
+  for (std::size_t begin = 0; begin < text.size();) {
+    std::size_t end = text.size();
+    if (end - begin > columns) {
+      const std::size_t comma = text.rfind(',', begin + columns - 1);
+      if (comma != std::string::npos && comma > begin) end = comma + 1;
+    }
+    lines += text.substr(begin, end - begin) + "\n";
+    begin = std::min(text.find_first_not_of(' ', end), text.size());
+  }
+  return lines;
+}
+
 std::string share(std::size_t part, std::size_t whole) {
   if (whole == 0) return "-";
   return fmt::format("{:.4f}", static_cast<double>(part) / static_cast<double>(whole));
@@ -234,9 +250,9 @@ void show_sweep(const ReportContext& context) {
   const eval::Layout& layout = sweep.layout;
   std::string head = std::string(eval::protocol_name(layout.protocol));
   if (layout.protocol == eval::Protocol::sliding) head += fmt::format(", stride {}", layout.stride);
-  print(fmt::format("{}, max_tokens {}{}, {}\n{}\n\n", head, layout.max_tokens,
-                    layout.bos ? ", <|endoftext|> first" : "", context.settings,
-                    machine_text(context.model)));
+  print(wrapped(fmt::format("{}, max_tokens {}{}, {}", head, layout.max_tokens,
+                            layout.bos ? ", <|endoftext|> first" : "", context.settings)) +
+        machine_text(context.model) + "\n\n");
   const std::size_t width = name_width(sweep);
   const std::size_t texts = sweep.rows.front().texts.size();
   if (texts <= most_shown_texts) {

@@ -107,6 +107,7 @@ int main(int argc, char** argv) {
   occupy_standard_descriptors();
   std::signal(SIGXFSZ, SIG_IGN);  // a file that may not grow is an error like a full disk
   try {
+    set_command_line(argc, argv);
     return execute(argc, argv);
   } catch (const UsageError& error) {
     return report(Exit::usage, error.what());

@@ -45,6 +45,8 @@ std::optional<std::uint64_t> whole_number(std::string_view text) {
 /// The temporary file to remove when a signal ends the process; empty: none.
 std::array<char, PATH_MAX> unfinished{};
 
+std::string typed_command_line;
+
 extern "C" void remove_unfinished(int signal) {
   if (unfinished[0] != '\0') unlink(unfinished.data());
   raise(signal);
@@ -254,6 +256,27 @@ void OutputFile::commit() {
   unfinished[0] = '\0';
   close(file_);
   file_ = -1;
+}
+
+void set_command_line(int argc, const char* const* argv) {
+  typed_command_line = "neoxref";
+  for (int i = 1; i < argc; ++i) {
+    const std::string argument = argv[i];
+    constexpr const char* plain =
+        "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_./,:=@%+-";
+    typed_command_line += ' ';
+    if (!argument.empty() && argument.find_first_not_of(plain) == std::string::npos) {
+      typed_command_line += argument;
+      continue;
+    }
+    typed_command_line += '\'';
+    for (const char c : argument) typed_command_line += c == '\'' ? "'\\''" : std::string(1, c);
+    typed_command_line += '\'';
+  }
+}
+
+const std::string& command_line() {
+  return typed_command_line;
 }
 
 void print(std::string_view text) {

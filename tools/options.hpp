@@ -95,6 +95,10 @@ private:
   int file_ = -1;
 };
 
+/// The command line as one types it into a shell, beginning with "neoxref"; empty before it is set.
+void set_command_line(int argc, const char* const* argv);
+const std::string& command_line();
+
 /// Text to standard output. Errors: Error when it cannot be written.
 void print(std::string_view text);
 /// Hands on what print() may still hold. Errors: Error when it cannot be written.

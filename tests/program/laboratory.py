@@ -132,13 +132,13 @@ class Laboratory(Case):
         options = ("eval", "mini", "--text", self.text("a, b.txt"), self.text("c.txt", 7),
                    "--max-tokens", "100", "--prune-after", "50", "--keep-ratio", "0.5")
         rows = self.document(*options, "--csv", table, "--per-token", tokens)["rows"]
-        found = list(csv.DictReader(table.open()))
+        found = list(csv.DictReader(table.read_text().splitlines()))
         self.assertEqual([line["text"] for line in found], ["a, b.txt", "c.txt", "all"] * 2)
         for line, row in zip(found[2::3], rows):
             for field in ("perplexity", "log_ratio", "kl", "mean_slots"):
                 self.assertEqual(float(line[field]), row[field])
             self.assertEqual(line["digest"], row["digest"])
-        each = list(csv.DictReader(tokens.open()))
+        each = list(csv.DictReader(tokens.read_text().splitlines()))
         self.assertEqual(len(each), sum(row["tokens_scored"] for row in rows))
         mine = [token for token in each if token["row"] == "1"]
         difference = sum(float(t["nll"]) - float(t["baseline_nll"]) for t in mine)
