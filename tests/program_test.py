@@ -11,6 +11,7 @@ import sys
 import unittest
 
 from program import case
+from program.analyze import Analyze
 from program.bench import Bench, Synth
 from program.evaluate import Eval, Plan
 from program.files import Inspect, Logits, Tokenize
@@ -20,8 +21,8 @@ from program.run import Run
 from program.streams import Streams
 from program.usage import Help, Usage
 
-__all__ = ["Bench", "Checkpoints", "Eval", "Help", "Inspect", "Laboratory", "Logits", "Plan",
-           "Run", "Streams", "Synth", "Tokenize", "Usage", "Verify"]
+__all__ = ["Analyze", "Bench", "Checkpoints", "Eval", "Help", "Inspect", "Laboratory", "Logits",
+           "Plan", "Run", "Streams", "Synth", "Tokenize", "Usage", "Verify"]
 
 if __name__ == "__main__":
     if len(sys.argv) < 2 or not os.access(sys.argv[1], os.X_OK):

@@ -11,17 +11,6 @@ namespace {
 using eval::Row;
 using eval::TextScore;
 
-/// A field of CSV (RFC 4180).
-std::string quoted(const std::string& text) {
-  if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
-  std::string result = "\"";
-  for (const char c : text) {
-    result += c;
-    if (c == '"') result += c;
-  }
-  return result + "\"";
-}
-
 std::string number(double value) {
   return std::isfinite(value) ? fmt::format("{}", value) : "";
 }
@@ -67,6 +56,16 @@ std::string arm_fields(const eval::Sweep& sweep, const Row& row) {
 }
 
 }  // namespace
+
+std::string quoted(const std::string& text) {
+  if (text.find_first_of(",\"\r\n") == std::string::npos) return text;
+  std::string result = "\"";
+  for (const char c : text) {
+    result += c;
+    if (c == '"') result += c;
+  }
+  return result + "\"";
+}
 
 void write_csv(const std::string& path, const ReportContext& context) {
   const eval::Sweep& sweep = context.sweep;

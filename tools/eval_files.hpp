@@ -10,6 +10,9 @@
 
 namespace neoxref::tools {
 
+/// A field of CSV (RFC 4180).
+std::string quoted(const std::string& text);
+
 /// One line for each text of each row, and one for the row itself (text "all").
 void write_csv(const std::string& path, const ReportContext& context);
 
