@@ -11,18 +11,11 @@
 namespace neoxref::eval {
 namespace {
 
-constexpr std::size_t least_units = 10;
 constexpr std::size_t resamples = 10000;
 
 double difference(const TokenScore& score) {
   return static_cast<double>(score.nll) - static_cast<double>(score.full_nll);
 }
-
-/// Differences of the tokens of a document or window, and how many there are.
-struct Unit {
-  double sum = 0.0;
-  std::size_t tokens = 0;
-};
 
 /// The 97.5 % point of Student's t, by the expansion in 1 / freedom (Abramowitz and Stegun 26.7.5):
 /// off by less than 1e-5 from 9 degrees on.
@@ -35,26 +28,6 @@ double student(std::size_t freedom) {
   const double g3 = z * (((3 * z2 + 19) * z2 + 17) * z2 - 15) / 384;
   const double g4 = z * ((((79 * z2 + 776) * z2 + 1482) * z2 - 1920) * z2 - 945) / 92160;
   return z + (g1 + (g2 + (g3 + g4 / n) / n) / n) / n;
-}
-
-/// Student's t on the ratio of sums, its variance by linearization.
-Interval over_units(const std::vector<Unit>& units, Interval::Over over) {
-  double sum = 0.0;
-  double tokens = 0.0;
-  for (const Unit& unit : units) {
-    sum += unit.sum;
-    tokens += static_cast<double>(unit.tokens);
-  }
-  const double ratio = sum / tokens;
-  double squares = 0.0;
-  for (const Unit& unit : units) {
-    const double rest = unit.sum - ratio * static_cast<double>(unit.tokens);
-    squares += rest * rest;
-  }
-  const auto count = static_cast<double>(units.size());
-  const double error = std::sqrt(squares * count / (count - 1)) / tokens;
-  const double half = student(units.size() - 1) * error;
-  return {ratio - half, ratio + half, over, units.size(), 0};
 }
 
 /// A document whose blocks are drawn anew.
@@ -133,6 +106,25 @@ std::string_view interval_name(Interval::Over over) {
   return names[static_cast<std::size_t>(over)];
 }
 
+Interval units_interval(std::span<const Unit> units, Interval::Over over) {
+  double sum = 0.0;
+  double size = 0.0;
+  for (const Unit& unit : units) {
+    sum += unit.sum;
+    size += static_cast<double>(unit.size);
+  }
+  const double ratio = sum / size;
+  double squares = 0.0;
+  for (const Unit& unit : units) {
+    const double rest = unit.sum - ratio * static_cast<double>(unit.size);
+    squares += rest * rest;
+  }
+  const auto count = static_cast<double>(units.size());
+  const double error = std::sqrt(squares * count / (count - 1)) / size;
+  const double half = student(units.size() - 1) * error;
+  return {ratio - half, ratio + half, over, units.size(), 0};
+}
+
 std::optional<Interval> log_ratio_interval(std::span<const TextScore> texts, std::size_t max_tokens,
                                            std::uint64_t seed) {
   std::vector<Unit> documents;
@@ -147,13 +139,13 @@ std::optional<Interval> log_ratio_interval(std::span<const TextScore> texts, std
         const TokenScore& score = text.scores[window.first_token + i];
         Unit& unit = of_text[(window.window.begin + score.position) / max_tokens];
         unit.sum += difference(score);
-        ++unit.tokens;
+        ++unit.size;
       }
     }
     for (const auto& [place, unit] : of_text) stretches.push_back(unit);
   }
-  if (documents.size() >= least_units) return over_units(documents, Interval::Over::documents);
-  if (stretches.size() >= least_units) return over_units(stretches, Interval::Over::windows);
+  if (documents.size() >= least_units) return units_interval(documents, Interval::Over::documents);
+  if (stretches.size() >= least_units) return units_interval(stretches, Interval::Over::windows);
   for (const TextScore& text : texts) {
     if (text.scored > 0) blocks.push_back(make_blocks(text));
   }

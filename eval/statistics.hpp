@@ -29,6 +29,18 @@ struct Interval {
 };
 std::string_view interval_name(Interval::Over over);
 
+/// Fewer units than this have no interval of their own.
+inline constexpr std::size_t least_units = 10;
+
+/// A sum over some values that belong together, and how many they are.
+struct Unit {
+  double sum = 0.0;
+  std::size_t size = 0;
+};
+/// Student's t on the ratio of the sums of both, its variance by linearization. At least least_units
+/// units.
+Interval units_interval(std::span<const Unit> units, Interval::Over over);
+
 /// None where the texts are too short for any of the three.
 /// seed  of the bootstrap: the same figures everywhere.
 std::optional<Interval> log_ratio_interval(std::span<const TextScore> texts, std::size_t max_tokens,

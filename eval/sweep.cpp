@@ -11,6 +11,7 @@
 #include "eval/comparison.hpp"
 #include "eval/digest.hpp"
 #include "eval/plan.hpp"
+#include "eval/score_maker.hpp"
 #include "simd/float_environment.hpp"
 
 namespace neoxref::eval {
@@ -126,10 +127,14 @@ private:
     return std::chrono::duration<double>(Clock::now() - begin).count();
   }
 
-  void start(const Row& row, Runner& runner, const Sequence& full, const Course& way) {
+  void start(const Row& row, Runner& runner, const Sequence& full, const Course& way,
+             std::span<const std::int32_t> entering) {
     runner.sequence = std::make_unique<Sequence>(full.fork());
     engine::Press press = row.arm.press;
     press.prune_after = way.prune_after;
+    if (const auto* maker = dynamic_cast<const ScoreMaker*>(press.own.get())) {
+      press.own = maker->of(model_, entering, press, way.untouched);
+    }
     runner.sequence->set_press(press, model_.config().rotary_dims);
     runner.sequence->end_prompt();
     runner.sequence->log_dropped = true;
@@ -202,7 +207,7 @@ private:
     const auto start_due = [&](std::size_t position) {
       for (std::size_t i = 0; i < rows_.size(); ++i) {
         if (!rows_[i].compressed || !takes_part(i) || ways[i].untouched != position) continue;
-        start(rows_[i], runners[i], full, ways[i]);
+        start(rows_[i], runners[i], full, ways[i], ids.first(last + 1));
       }
       // Nobody asks the full run itself what its slots have drawn.
       if (position >= last_start) full.attended.reset();

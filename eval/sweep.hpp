@@ -189,7 +189,8 @@ struct Sweep {
 };
 
 /// Runs every arm over every text. A text is prefilled once and forked; between two cuts tokens go
-/// through the model as one chunk. Compressed and full logits meet token by token, and are not kept.
+/// through the model as one chunk. An own score that is a ScoreMaker is asked for the score of each
+/// window when its press is set. Compressed and full logits meet token by token, and are not kept.
 /// Errors: Error for tokens or settings that the model refuses, for values that are not finite, for a
 /// run whose cuts are not those that plan() predicts, for arms of one schedule whose slots differ,
 /// and when no text is long enough to be scored.

@@ -11,6 +11,7 @@ import sys
 import unittest
 
 from program import case
+from program.analyze import Analyze
 from program.bench import Bench, Synth
 from program.evaluate import Eval, Plan
 from program.files import Inspect, Logits, Tokenize
@@ -21,7 +22,7 @@ from program.run import Run
 from program.streams import Streams
 from program.usage import Help, Usage
 
-__all__ = ["Bench", "Checkpoints", "Eval", "Help", "Inspect", "Laboratory", "Logits", "Page",
+__all__ = ["Analyze", "Bench", "Checkpoints", "Eval", "Help", "Inspect", "Laboratory", "Logits", "Page",
            "Plan", "Run", "Streams", "Synth", "Tokenize", "Usage", "Verify"]
 
 if __name__ == "__main__":

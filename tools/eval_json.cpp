@@ -17,16 +17,6 @@ Json number(double value) {
   return std::isfinite(value) ? Json(value) : Json();
 }
 
-Json interval_json(const std::optional<eval::Interval>& interval) {
-  if (!interval) return {};
-  Json entry{{"low", interval->low},
-             {"high", interval->high},
-             {"over", eval::interval_name(interval->over)},
-             {"units", interval->units}};
-  if (interval->block > 0) entry["block"] = interval->block;
-  return entry;
-}
-
 /// What a row and a text both have. Means are null where nothing was scored.
 template <class Sums>
 void add_figures(Json& entry, const Sums& sums, const std::optional<eval::Interval>& interval) {
@@ -152,6 +142,16 @@ Json drops_json(const eval::Survival& survival) {
 }
 
 }  // namespace
+
+Json interval_json(const std::optional<eval::Interval>& interval) {
+  if (!interval) return {};
+  Json entry{{"low", interval->low},
+             {"high", interval->high},
+             {"over", eval::interval_name(interval->over)},
+             {"units", interval->units}};
+  if (interval->block > 0) entry["block"] = interval->block;
+  return entry;
+}
 
 Json arm_json(const Sweep& sweep, const Row& row) {
   const engine::Press& press = row.arm.press;

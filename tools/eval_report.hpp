@@ -33,6 +33,9 @@ void show_sweep(const ReportContext& context);
 /// The document of --json.
 nlohmann::ordered_json sweep_json(const ReportContext& context);
 
+/// {low, high, over, units}, or null.
+nlohmann::ordered_json interval_json(const std::optional<eval::Interval>& interval);
+
 /// The fields of a row that hold for all its texts: label, protocol, press, budget.
 nlohmann::ordered_json arm_json(const eval::Sweep& sweep, const eval::Row& row);
 

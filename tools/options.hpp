@@ -145,5 +145,6 @@ Command add_verify(CLI::App& program);
 Command add_plan(CLI::App& program);
 Command add_synth(CLI::App& program);
 Command add_bench(CLI::App& program);
+Command add_analyze(CLI::App& program);
 
 }  // namespace neoxref::tools

@@ -174,6 +174,19 @@ CLI::Option* add_trigger(CLI::App& app, engine::Trigger& trigger) {
                   "When a layer is cut: exceeds, reaches, after-prompt,\nevery (default: exceeds)");
 }
 
+CLI::Option* add_scores(CLI::App& app, std::vector<engine::Score>& scores,
+                        const std::string& help) {
+  return add_names(app, "--score", scores, true, engine::parse_score, help);
+}
+
+CLI::Option* add_skip_layers(CLI::App& app, std::vector<std::size_t>& layers) {
+  return app
+      .add_option_function<std::string>(
+          "--skip-layers", [&layers](const std::string& text) { layers = parse_layers(text); },
+          "Layers that are never cut, such as 0,1, or none\n(default: 0)")
+      ->type_name("N,N,...");
+}
+
 void PressOptions::add_to(CLI::App& app, bool many, bool bench) {
   many_ = many;
   const std::string prune_help =
@@ -206,10 +219,9 @@ void PressOptions::add_to(CLI::App& app, bool many, bool bench) {
                 "Last slots that are always kept (default: 0)"),
       add_name(app, "--positions", positions, engine::parse_positions,
                "After a cut: original, rerotate, cache-length\n(default: original)"),
-      app.add_option_function<std::string>(
-             "--skip-layers", [this](const std::string& text) { skip_layers = parse_layers(text); },
-             "Layers that are never cut, such as 0,1, or none\n(default: 0)")
-          ->type_name("N,N,..."),
+      add_name(app, "--order", order, engine::parse_order,
+               "Of the slots that a cut keeps: time, or score, the best\nfirst (default: time)"),
+      add_skip_layers(app, skip_layers),
       add_count(app, "--press-seed", seed, 0, std::numeric_limits<std::uint64_t>::max(),
                 "Seed of the random scores (default: 0)"),
       add_count(app, "--window", window, 1, largest_count,

@@ -20,6 +20,12 @@ CLI::Option* add_keep_ratio(CLI::App& app, std::vector<std::string>& ratios, boo
 /// --trigger
 CLI::Option* add_trigger(CLI::App& app, engine::Trigger& trigger);
 
+/// --score, a list of names.
+CLI::Option* add_scores(CLI::App& app, std::vector<engine::Score>& scores, const std::string& help);
+
+/// --skip-layers
+CLI::Option* add_skip_layers(CLI::App& app, std::vector<std::size_t>& layers);
+
 /// The options of a press: score x budget x trigger x protection, and positions.
 struct PressOptions {
   std::vector<std::string> keep_ratios;
