@@ -225,7 +225,7 @@ void select_highest(const float* scores, std::size_t slots, std::size_t keep, st
     const std::uint64_t worst = ranking[wanted - 1];
     for (std::size_t slot = sinks; slot < last; ++slot) {
       kept[count] = static_cast<std::uint32_t>(slot);
-      count += place(slot) <= worst ? 1 : 0;
+      count += static_cast<std::size_t>(place(slot) <= worst);
     }
   }
   for (std::size_t slot = last; slot < slots && count < keep; ++slot) {

@@ -219,8 +219,6 @@ void PressOptions::add_to(CLI::App& app, bool many, bool bench) {
                 "Last slots that are always kept (default: 0)"),
       add_name(app, "--positions", positions, engine::parse_positions,
                "After a cut: original, rerotate, cache-length\n(default: original)"),
-      add_name(app, "--order", order, engine::parse_order,
-               "Of the slots that a cut keeps: time, or score, the best\nfirst (default: time)"),
       add_skip_layers(app, skip_layers),
       add_count(app, "--press-seed", seed, 0, std::numeric_limits<std::uint64_t>::max(),
                 "Seed of the random scores (default: 0)"),
