@@ -344,6 +344,35 @@ BOOST_FIXTURE_TEST_CASE(controls_have_the_slots_of_their_arm, Fixture) {
   BOOST_CHECK_THROW(two_phase(model, texts, {arm, other}, 150), engine::Error);
 }
 
+BOOST_FIXTURE_TEST_CASE(survivors_and_the_dropped_are_counted, Fixture) {
+  Model model = load();
+  eval::Arm arm = keep("0.5");
+  arm.press.score = engine::Score::recent;
+  texts.resize(1);
+  // 61 slots are cut to 31 behind token 60, then behind every 30th.
+  for (const std::size_t length : {149u, 152u}) {
+    const eval::Row row = two_phase(model, texts, {arm}, length)[1];
+    const eval::Survival& survival = row.survival;
+    const std::size_t entered = length - 1;
+    BOOST_REQUIRE_EQUAL(survival.positions, entered);
+    // The cut behind token 150, the last that enters of 152, comes too late for the last score.
+    const std::size_t seen = length == 149 ? 31 + 27 : 61;
+    for (std::size_t p = 0; p < entered; ++p) {
+      BOOST_CHECK_EQUAL(survival.share(0, p), 1.0);
+      BOOST_CHECK_EQUAL(survival.share(1, p), p + seen >= entered ? 1.0 : 0.0);
+      BOOST_CHECK_EQUAL(survival.share_by_age(1, p), p < seen ? 1.0 : 0.0);
+      const bool dropped = p >= 31 && p <= 60;
+      BOOST_CHECK_EQUAL(survival.dropped_by_age[entered + p], dropped ? row.cuts[1] * 2 : 0u);
+    }
+    const eval::DropAges& ages = survival.drops[1 * 2 + 1];
+    BOOST_CHECK_EQUAL(ages.dropped, row.cuts[1] * 30);
+    BOOST_CHECK_EQUAL(ages.youngest, 31u);
+    BOOST_CHECK_EQUAL(ages.oldest, 60u);
+    BOOST_CHECK_EQUAL(ages.sum, row.cuts[1] * 30 * 91 / 2);
+    BOOST_CHECK_EQUAL(survival.drops[0].dropped, 0u);
+  }
+}
+
 BOOST_FIXTURE_TEST_CASE(settings_that_do_not_fit_are_refused, Fixture) {
   Model model = load(1);
   BOOST_CHECK_THROW(two_phase(model, texts, {keep("0.5")}, 1000), engine::Error);

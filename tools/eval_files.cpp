@@ -37,8 +37,9 @@ std::string figures(const Sums& sums, const std::optional<eval::Interval>& inter
 }
 
 constexpr const char* heading =
-    "text,protocol,trigger,press,control,budget,positions,sinks,recent,skip_layers,press_seed,"
-    "prune_after,effective_prune_after,tokens,tokens_scored,nll,perplexity,baseline_perplexity,"
+    "text,protocol,trigger,press,control,budget,positions,order,sinks,recent,skip_layers,"
+    "press_seed,prune_after,effective_prune_after,tokens,tokens_scored,nll,perplexity,baseline_"
+    "perplexity,"
     "log_ratio,log_ratio_low,log_ratio_high,interval_over,accuracy,agreement,kl,bits_per_byte,"
     "share_after_cut,cuts,mean_slots,mean_bytes,peak_bytes,physical_bytes,peak_resident_bytes,"
     "seconds,digest,never_cut\n";
@@ -49,10 +50,11 @@ std::string arm_fields(const eval::Sweep& sweep, const Row& row) {
   for (const std::size_t layer : press.skip_layers) {
     layers += (layers.empty() ? "" : " ") + std::to_string(layer);
   }
-  return fmt::format("{},{},{},{},{},{},{},{},{},{},{}", eval::protocol_name(sweep.layout.protocol),
-                     engine::trigger_name(press.trigger), row.compressed ? press.name() : "none",
-                     row.arm.control, row.arm.label, engine::positions_name(press.positions),
-                     press.sinks, press.recent, layers, press.seed, press.prune_after);
+  return fmt::format(
+      "{},{},{},{},{},{},{},{},{},{},{},{}", eval::protocol_name(sweep.layout.protocol),
+      engine::trigger_name(press.trigger), row.compressed ? press.name() : "none", row.arm.control,
+      row.arm.label, engine::positions_name(press.positions), engine::order_name(press.order),
+      press.sinks, press.recent, layers, press.seed, press.prune_after);
 }
 
 }  // namespace

@@ -160,21 +160,27 @@ Json arm_json(const Sweep& sweep, const Row& row) {
   const auto count = [&](std::size_t budget) {
     return layered || budget == 0 ? Json() : Json(budget);
   };
-  return {{"label", row.arm.label},
-          {"protocol", eval::protocol_name(sweep.layout.protocol)},
-          {"trigger", engine::trigger_name(press.trigger)},
-          {"interval", press.interval > 0 ? Json(press.interval) : Json()},
-          {"press", row.compressed ? press.name() : "none"},
-          {"control", row.arm.control},
-          {"keep_ratio", by_share ? Json(press.budget.keep_ratio.value()) : Json()},
-          {"keep_slots", count(press.budget.slots)},
-          {"keep_bytes", count(press.budget.bytes)},
-          {"positions", engine::positions_name(press.positions)},
-          {"sinks", press.sinks},
-          {"recent", press.recent},
-          {"skip_layers", press.skip_layers},
-          {"press_seed", press.seed},
-          {"prune_after", press.prune_after}};
+  Json json{{"label", row.arm.label},
+            {"protocol", eval::protocol_name(sweep.layout.protocol)},
+            {"trigger", engine::trigger_name(press.trigger)},
+            {"interval", press.interval > 0 ? Json(press.interval) : Json()},
+            {"press", row.compressed ? press.name() : "none"},
+            {"control", row.arm.control},
+            {"keep_ratio", by_share ? Json(press.budget.keep_ratio.value()) : Json()},
+            {"keep_slots", count(press.budget.slots)},
+            {"keep_bytes", count(press.budget.bytes)},
+            {"positions", engine::positions_name(press.positions)},
+            {"sinks", press.sinks},
+            {"recent", press.recent},
+            {"skip_layers", press.skip_layers},
+            {"press_seed", press.seed},
+            {"prune_after", press.prune_after},
+            {"order", engine::order_name(press.order)}};
+  if (press.score == engine::Score::snapkv) {
+    json["window"] = press.window;
+    json["pool"] = press.pool;
+  }
+  return json;
 }
 
 Json sweep_json(const ReportContext& context) {

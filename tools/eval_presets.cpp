@@ -49,6 +49,7 @@ void apply(const Preset& preset, PressOptions& press, eval::Layout& layout) {
   press.sinks = 0;
   press.recent = 0;
   press.positions = engine::Positions::original;
+  press.order = engine::Order::time;
   press.skip_layers = {0};
   layout = {preset.protocol, preset.max_tokens, 0, false};
 }
