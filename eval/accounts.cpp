@@ -12,6 +12,19 @@
 
 namespace neoxref::eval {
 
+void check_tokens(const Text& text, const std::vector<Window>& windows, const Layout& layout,
+                  std::size_t vocab) {
+  if (windows.empty()) return;
+  // Also the first token scored, met before it enters, and the last, which never does.
+  const std::size_t end = windows.back().begin + windows.back().tokens - (layout.bos ? 1 : 0);
+  for (std::size_t i = windows.front().begin; i < end; ++i) {
+    const std::int32_t token = text.tokens[i];
+    if (token >= 0 && static_cast<std::size_t>(token) < vocab) continue;
+    throw engine::Error(text.name, "token " + std::to_string(i) + " is outside the vocabulary",
+                        "0 to " + std::to_string(vocab - 1), std::to_string(token));
+  }
+}
+
 Slots count_slots(const WindowScore& window, std::size_t layers) {
   Slots slots;
   std::size_t now = 0;

@@ -10,6 +10,10 @@
 
 namespace neoxref::eval {
 
+/// Errors: Error for a token of these windows that is outside the vocabulary.
+void check_tokens(const Text& text, const std::vector<Window>& windows, const Layout& layout,
+                  std::size_t vocab);
+
 /// Slots over time, from the log of cuts of a window.
 struct Slots {
   std::size_t sum = 0;   ///< over layers and scored tokens: slots that their logits saw

@@ -65,7 +65,7 @@ public:
 
   void add(const Text& text) {
     const std::vector<Window> all = windows(layout_, text.tokens.size(), text.target);
-    check_tokens(text, all);
+    check_tokens(text, all, layout_, model_.config().vocab);
     for (Row& row : rows_) {
       row.texts.emplace_back();
       row.texts.back().name = text.name;
@@ -99,20 +99,6 @@ private:
     std::size_t samples = 0;
     std::size_t peak = 0;
   };
-
-  void check_tokens(const Text& text, const std::vector<Window>& all) const {
-    if (all.empty()) return;
-    // Those of the windows: also the first token scored, met before it enters, and the last, which
-    // never does.
-    const std::size_t end = all.back().begin + all.back().tokens - (layout_.bos ? 1 : 0);
-    for (std::size_t i = all.front().begin; i < end; ++i) {
-      const std::int32_t token = text.tokens[i];
-      if (token >= 0 && static_cast<std::size_t>(token) < model_.config().vocab) continue;
-      throw engine::Error(text.name, "token " + std::to_string(i) + " is outside the vocabulary",
-                          "0 to " + std::to_string(model_.config().vocab - 1),
-                          std::to_string(token));
-    }
-  }
 
   double forward(Sequence& sequence, std::span<const std::int32_t> ids, bool wanted, float* logits,
                  const std::string& text, std::size_t position) {
