@@ -6,10 +6,10 @@
 #include <charconv>
 #include <cstring>
 #include <map>
-#include <nlohmann/json.hpp>
 #include <vector>
 
 #include "engine/error.hpp"
+#include "engine/json.hpp"
 #include "engine/safetensors.hpp"
 
 namespace neoxref::engine {
