@@ -67,6 +67,12 @@ void EvalCommand::check_usage() {
   }
   press.check_usage();
   if (!press.given()) press.keep_ratios = {"1", "0.9", "0.5", "0.1"};
+  if (layout.protocol == Protocol::two_phase && layout.max_tokens < eval::least_tokens) {
+    throw UsageError(
+        fmt::format("--max-tokens: the protocol two-phase scores texts of {} tokens and "
+                    "more, found {}",
+                    eval::least_tokens, layout.max_tokens));
+  }
   if (layout.protocol == Protocol::sliding && layout.stride == 0) {
     throw UsageError("--protocol sliding: needs --stride");
   }

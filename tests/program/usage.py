@@ -91,7 +91,7 @@ class Usage(Case):
                                env=environment(NEOXREF_ISA="scalar"))
         self.assertEqual(forced["machine"]["isa"], "scalar")
         self.fails(2, ["--dataset", "found c4"], "eval", "mini", "--dataset", "c4")
-        self.fails(2, ["--dataset", "--text"], "eval", "mini", "--dataset", "pg19")
+        self.fails(2, ["--dataset", "--text"], "eval", "mini", "--dataset", "jsonl:x", "--text", "y")
         self.fails(2, ["--dataset", "--text"], "eval", "mini", "--dataset", "jsonl:x", "--text",
                    "y")
         self.fails(2, ["--unit", "wikitext"], "eval", "mini", "--unit", "article")
