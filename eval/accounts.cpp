@@ -92,6 +92,30 @@ bool was_never_cut(const TextScore& score, const engine::Press& press, std::size
   return all_skipped;
 }
 
+void check_schedules(std::span<const Row> rows) {
+  const auto same = [](const engine::Cut& a, const engine::Cut& b) {
+    return a.layer == b.layer && a.position == b.position && a.before == b.before &&
+           a.after == b.after;
+  };
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    const std::size_t schedule = rows[i].arm.schedule;
+    const TextScore& text = rows[i].texts.back();
+    if (schedule == 0 || text.windows.empty()) continue;
+    // Each is held to the one before it.
+    const auto other =
+        std::find_if(rows.rbegin() + static_cast<std::ptrdiff_t>(rows.size() - i), rows.rend(),
+                     [&](const Row& row) {
+                       return row.arm.schedule == schedule && !row.texts.back().windows.empty();
+                     });
+    if (other == rows.rend()) continue;
+    const auto& mine = text.windows.back().log;
+    const auto& others = other->texts.back().windows.back().log;
+    if (std::equal(mine.begin(), mine.end(), others.begin(), others.end(), same)) continue;
+    throw engine::Error(text.name, "an arm and its control had other slots",
+                        std::to_string(others.size()) + " cuts alike", std::to_string(mine.size()));
+  }
+}
+
 std::size_t resident_bytes(const engine::KvCache& cache) {
   const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
   std::vector<unsigned char> pages((cache.physical_bytes() + page - 1) / page);

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <span>
 #include <vector>
 
 #include "engine/sequence.hpp"
@@ -33,6 +34,10 @@ void sum_scores(TextScore& score, const Text& text, std::size_t first);
 
 /// Whether in some layer that is not skipped no score came after a cut; true where all are skipped.
 bool was_never_cut(const TextScore& score, const engine::Press& press, std::size_t layers);
+
+/// Holds arms of one schedule to the same slots at every step of the last window of their last text.
+/// Errors: Error for two that differ.
+void check_schedules(std::span<const Row> rows);
 
 /// Bytes of the arena's pages that are in memory, by mincore(2).
 std::size_t resident_bytes(const engine::KvCache& cache);

@@ -238,7 +238,7 @@ private:
       count_drops(sequence, rows_[i].survival);
       if (ways[i].untouched <= last) runners[i].last_look.after(sequence, last, rows_[i].survival);
     }
-    compare_schedules();
+    check_schedules(rows_);
   }
 
   void finish_window(std::size_t row, const Text& text, const Window& window, const Course& way,
@@ -264,28 +264,6 @@ private:
     score.peak_slots = std::max(score.peak_slots, slots.peak);
     score.physical_bytes = std::max(score.physical_bytes, sequence.cache.physical_bytes());
     score.windows.push_back(std::move(done));
-  }
-
-  /// Arms of one schedule must have had the same slots at every step.
-  void compare_schedules() const {
-    for (std::size_t i = 0; i < rows_.size(); ++i) {
-      for (std::size_t j = 0; j < i && rows_[i].arm.schedule != 0; ++j) {
-        if (rows_[j].arm.schedule != rows_[i].arm.schedule) continue;
-        const TextScore& text = rows_[i].texts.back();
-        const TextScore& other = rows_[j].texts.back();
-        if (text.windows.empty() || other.windows.empty()) break;
-        const auto same = [](const engine::Cut& a, const engine::Cut& b) {
-          return a.layer == b.layer && a.position == b.position && a.before == b.before &&
-                 a.after == b.after;
-        };
-        const auto& mine = text.windows.back().log;
-        const auto& others = other.windows.back().log;
-        if (std::equal(mine.begin(), mine.end(), others.begin(), others.end(), same)) break;
-        throw engine::Error(text.name, "an arm and its control had other slots",
-                            std::to_string(others.size()) + " cuts alike",
-                            std::to_string(mine.size()));
-      }
-    }
   }
 
   void finish_text(Row& row, std::size_t index, const Text& text, const std::vector<Window>& all) {

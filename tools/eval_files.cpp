@@ -38,9 +38,9 @@ std::string figures(const Sums& sums, const std::optional<eval::Interval>& inter
 
 constexpr const char* heading =
     "text,protocol,trigger,press,control,budget,positions,order,sinks,recent,skip_layers,"
-    "press_seed,prune_after,effective_prune_after,tokens,tokens_scored,nll,perplexity,baseline_"
-    "perplexity,"
-    "log_ratio,log_ratio_low,log_ratio_high,interval_over,accuracy,agreement,kl,bits_per_byte,"
+    "press_seed,prune_after,effective_prune_after,tokens,tokens_scored,nll,perplexity,"
+    "baseline_perplexity,log_ratio,log_ratio_low,log_ratio_high,interval_over,accuracy,"
+    "agreement,kl,bits_per_byte,"
     "share_after_cut,cuts,mean_slots,mean_bytes,peak_bytes,physical_bytes,peak_resident_bytes,"
     "seconds,digest,never_cut\n";
 
