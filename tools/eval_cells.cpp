@@ -88,8 +88,9 @@ std::string section(const std::string& id, const std::string& title, const std::
                      html_text(title), text, body);
 }
 
-std::string grid(const std::string& figures) {
-  return "<div class=\"grid\">\n" + figures + "</div>\n";
+std::string grid(const std::string& figures, bool maps) {
+  return std::string(maps ? "<div class=\"grid maps\">\n" : "<div class=\"grid\">\n") + figures +
+         "</div>\n";
 }
 
 std::string heat_legend(const std::string& low, const std::string& high) {

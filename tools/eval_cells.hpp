@@ -40,7 +40,8 @@ std::string legend(const std::string& items);
 std::string legend(const Cells& cells);
 std::string heat_legend(const std::string& low, const std::string& high);
 std::string figure(const std::string& svg, const std::string& caption);
-std::string grid(const std::string& figures);
+/// maps  narrow figures, more beside each other.
+std::string grid(const std::string& figures, bool maps = false);
 std::string section(const std::string& id, const std::string& title, const std::string& text,
                     const std::string& body);
 

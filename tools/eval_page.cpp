@@ -42,7 +42,8 @@ dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: 0.22
 dt { color: var(--soft); }
 dd { margin: 0; overflow-wrap: anywhere; }
 .grid { display: grid; gap: 1rem; margin: 0.75rem 0;
-  grid-template-columns: repeat(auto-fill, minmax(min(100%, 22rem), 1fr)); }
+  grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)); }
+.maps { grid-template-columns: repeat(auto-fill, minmax(min(100%, 20rem), 1fr)); }
 figure { margin: 0; padding: 0.5rem; background: var(--card); border-radius: 0.4rem;
   break-inside: avoid; min-width: 0; }
 figure svg { display: block; width: 100%; height: auto; }
@@ -76,7 +77,8 @@ tr.control { color: var(--soft); }
 .note { font-size: 0.85rem; color: var(--soft); margin-top: 0.4rem; }
 summary { cursor: pointer; }
 @media print { body { max-width: none; padding: 0; font-size: 10pt; } nav { display: none; }
-  .grid { grid-template-columns: 1fr 1fr; } .scroll { overflow: visible; }
+  .grid { grid-template-columns: 1fr 1fr; } .maps { grid-template-columns: 1fr 1fr 1fr; }
+  .scroll { overflow: visible; }
   table { font-size: 7.5pt; } th, td { padding: 0.1rem 0.3rem; }
   figure { background: none; border: 1px solid var(--rule); } }
 )";
@@ -111,12 +113,22 @@ std::string origin_section(const PageContext& context) {
          "</section>\n";
 }
 
+/// True where there is something to draw.
+bool has_pictures(const PageContext& context) {
+  const auto& rows = context.report.sweep.rows;
+  return std::any_of(rows.begin(), rows.end(),
+                     [](const eval::Row& row) { return row.compressed && row.scored > 0; });
+}
+
 std::string header(const PageContext& context) {
   const eval::Sweep& sweep = context.report.sweep;
   const eval::Layout& layout = sweep.layout;
   const eval::Row& full = sweep.rows.front();
   std::string links;
+  const bool pictures = has_pictures(context);
   for (const auto& [id, title] : contents) {
+    const bool always = std::string_view(id) == "tables" || std::string_view(id) == "origin";
+    if (!pictures && !always) continue;
     links += fmt::format("<a href=\"#{}\">{}</a> ", id, title);
   }
   std::string settings = context.report.settings;
@@ -162,12 +174,8 @@ Json model_files_json(const std::string& model) {
 }
 
 void write_page(const std::string& path, const PageContext& context) {
-  const auto& rows = context.report.sweep.rows;
-  const bool pictures = std::any_of(rows.begin(), rows.end(), [](const eval::Row& row) {
-    return row.compressed && row.scored > 0;
-  });
   std::string body = header(context);
-  if (pictures) {
+  if (has_pictures(context)) {
     body += ratio_section(context) + length_section(context) + survival_section(context) +
             age_section(context) + bucket_sections(context);
   }

@@ -38,7 +38,7 @@ std::string survival_section(const PageContext& context) {
                           "<b>" + html_text(cell->score) + "</b>, keep " + html_text(label) +
                               html_text(cells.setting(full_row)));
       }
-      if (!figures.empty()) body += grid(figures);
+      if (!figures.empty()) body += grid(figures, true);
     }
   }
   return section(

@@ -116,9 +116,10 @@ std::string embedded(const std::string& svg, const std::string& id, const std::s
   }
   const std::string box = svg.substr(view, svg.find('\n', view) - view);
   std::string drawing = with_variables(svg.substr(body));
-  drawing = replaced(std::move(drawing), "id=\"gnuplot_canvas\"", "class=\"canvas\"");
+  // Groups have names that repeat; nothing refers to them. Shapes are referred to.
+  drawing = replaced(std::move(drawing), " id=\"gnuplot_", " class=\"gnuplot_");
   // Points stand free of their error bars: gnuplot paints paper around them.
-  drawing = replaced(std::move(drawing), "color=\"white\"", "color=\"var(--card)\"");
+  drawing = replaced(std::move(drawing), "color='white'", "color='var(--card)'");
   drawing = replaced(std::move(drawing), "id='", "id='" + id + "-");
   drawing = replaced(std::move(drawing), "xlink:href='#", "href='#" + id + "-");
   drawing = replaced(std::move(drawing), "url(#", "url(#" + id + "-");

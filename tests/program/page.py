@@ -65,6 +65,7 @@ class Page(Case):
             self.assertRegex(address, r"\A#[\w-]+\Z")
             self.assertIn(address[1:], parser.ids)
         self.assertNotRegex(page, r"(?i)https?:|//[a-z]|url\((?!#)|@import|<script|<link|<img|<image")
+        self.assertNotRegex(page, r"color=.(white|#fff)")
         # Colours are those of the style sheet, so that they follow its scheme.
         defined = set(re.findall(r"(--\w+):", page))
         self.assertLessEqual(set(re.findall(r"var\((--\w+)\)", page)), defined)
