@@ -76,8 +76,8 @@ BOOST_AUTO_TEST_CASE(a_heat_map_merges_equal_neighbours) {
   HeatMap map{"d", "x", "y", 2, 4, 8.0, false, {1, 1, 0, 0.5, NAN, NAN, 1, 1}};
   const std::string svg = draw(map, "h");
   BOOST_TEST(count(svg, "<polygon") == 4);  // 1 1, 0, 0.5; nothing for NaN; 1 1
-  BOOST_TEST(count(svg, "rgb(254,232,56)") == 2);
-  BOOST_TEST(count(svg, "rgb(0,34,78)") == 1);
+  BOOST_TEST(count(svg, "fill = 'rgb(254,232,56)'") == 2);
+  BOOST_TEST(count(svg, "fill = 'rgb(0,34,78)'") == 1);
 }
 
 BOOST_AUTO_TEST_CASE(alr_map) {

@@ -120,6 +120,7 @@ std::string embedded(const std::string& svg, const std::string& id, const std::s
   drawing = replaced(std::move(drawing), " id=\"gnuplot_", " class=\"gnuplot_");
   // Points stand free of their error bars: gnuplot paints paper around them.
   drawing = replaced(std::move(drawing), "color='white'", "color='var(--card)'");
+  drawing = replaced(std::move(drawing), "color=\"white\"", "color=\"var(--card)\"");
   drawing = replaced(std::move(drawing), "id='", "id='" + id + "-");
   drawing = replaced(std::move(drawing), "xlink:href='#", "href='#" + id + "-");
   drawing = replaced(std::move(drawing), "url(#", "url(#" + id + "-");
