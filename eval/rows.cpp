@@ -150,6 +150,16 @@ std::size_t Row::items_correct() const {
   }));
 }
 
+std::size_t Row::protected_cuts() const {
+  std::size_t count = 0;
+  for (const TextScore& text : texts) {
+    for (const WindowScore& window : text.windows) {
+      for (const engine::Cut& cut : window.log) count += cut.protection_won ? 1u : 0u;
+    }
+  }
+  return count;
+}
+
 double Survival::share(std::size_t layer, std::size_t position) const {
   return per_token(static_cast<double>(held[layer * positions + position]),
                    static_cast<std::size_t>(entered[position]));

@@ -155,6 +155,8 @@ struct Row {
   double document_perplexity() const;
   /// Texts whose scored tokens were all the arg-max: a task's accuracy.
   std::size_t items_correct() const;
+  /// Cuts of a layer that left the protected slots because they were more than the budget.
+  std::size_t protected_cuts() const;
 };
 
 /// What a text gave under every row, and all that is needed to go on behind it.

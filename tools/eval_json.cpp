@@ -199,6 +199,7 @@ Json sweep_json(const ReportContext& context) {
     entry["buckets"] = {{"position", buckets_json(row, eval::By::position)},
                         {"since_cut", buckets_json(row, eval::By::since_cut)},
                         {"cuts", buckets_json(row, eval::By::cuts)}};
+    entry["protected_cuts"] = row.protected_cuts();
     entry["drops"] = drops_json(row.survival);
     add_series(entry, row);
     Json texts = Json::array();

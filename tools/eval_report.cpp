@@ -264,6 +264,14 @@ void show_sweep(const ReportContext& context) {
   show_quality(context, width);
   show_memory(sweep, width);
   show_spreads(sweep);
+  for (const eval::Row& row : sweep.rows) {
+    const std::size_t cuts = row.protected_cuts();
+    if (cuts == 0) continue;
+    print(
+        fmt::format("{}: in {} cuts of a layer the {} sinks and {} recent slots were more than the "
+                    "budget, and stayed\n",
+                    row_name(sweep, row), cuts, row.arm.press.sinks, row.arm.press.recent));
+  }
   show_study(context);
 }
 

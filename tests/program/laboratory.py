@@ -79,6 +79,17 @@ class Laboratory(Case):
         self.assertEqual(alone["rows"][1]["log_ratio_interval"],
                          found["rows"][9]["log_ratio_interval"])
 
+    def test_protected_slots_beyond_the_budget(self):
+        options = ("eval", "mini", "--text", self.text(), "--max-tokens", "120", "--prune-after",
+                   "50", "--keep-ratio", "0.1", "--recent", "20")
+        row = self.document(*options, "--sinks", "4")["rows"][1]
+        self.assertEqual(row["protected_cuts"], sum(row["cuts"]))
+        self.assertIn("4 sinks and 20 recent slots were more than the budget",
+                      self.ok(*options, "--sinks", "4"))
+        row = self.document("eval", "mini", "--text", self.text(), "--max-tokens", "120",
+                            "--prune-after", "50", "--keep-ratio", "0.9", "--recent", "20")["rows"][1]
+        self.assertEqual(row["protected_cuts"], 0)
+
     def test_controls(self):
         options = ("eval", "mini", "--text", self.text(), "--max-tokens", "120", "--prune-after",
                    "50", "--keep-ratio", "0.5", "--controls")
