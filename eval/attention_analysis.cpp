@@ -118,20 +118,14 @@ void take_scores(const Model& model, const Sequence& sequence, const Press& pres
 
 void check(const Press& press, const engine::Config& config) {
   press.check(config.layers, config.head_dim, config.rotary_dims);
+  if (can_analyse(press.score)) return;
   const std::string where = "score " + press.name();
-  switch (press.score) {
-    case Score::random_fresh:
-      throw engine::Error(where, "is drawn anew at each cut, and nothing is cut here",
-                          "random, which is drawn once", press.name());
-    case Score::observed:
-    case Score::observed_sum:
-    case Score::tova:
-    case Score::snapkv:
-      throw engine::Error(where, "is made of the attention that it would be held against",
-                          "a score of keys, values or positions", press.name());
-    default:
-      break;
+  if (press.score == Score::random_fresh) {
+    throw engine::Error(where, "is drawn anew at each cut, and nothing is cut here",
+                        "random, which is drawn once", press.name());
   }
+  throw engine::Error(where, "is made of the attention that it would be held against",
+                      "a score of keys, values or positions", press.name());
 }
 
 struct Place {
@@ -161,6 +155,19 @@ std::vector<Place> places(std::span<const Text> texts, const AnalysisOptions& op
 }
 
 }  // namespace
+
+bool can_analyse(Score score) {
+  switch (score) {
+    case Score::random_fresh:
+    case Score::observed:
+    case Score::observed_sum:
+    case Score::tova:
+    case Score::snapkv:
+      return false;
+    default:
+      return true;
+  }
+}
 
 Analysis analyse(Model& model, std::span<const Text> texts, std::span<const Press> scores,
                  const AnalysisOptions& options) {

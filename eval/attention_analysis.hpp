@@ -75,9 +75,12 @@ struct AnalysisOptions {
   std::function<void(double)> progress{};
 };
 
+/// False for scores that are made of attention or drawn anew at each cut.
+bool can_analyse(engine::Score score);
+
 /// Runs every window without a press, once to learn the scores of its slots and once to watch its
 /// attention. scores: of each press its score, own score, seed are looked at.
-/// Errors: Error for a score that is made of attention or drawn anew at each cut, for tokens or
+/// Errors: Error for a score that cannot be analysed, for tokens or
 /// settings that the model refuses, for values that are not finite, and when no text has more than
 /// first_analysed_query tokens.
 Analysis analyse(engine::Model& model, std::span<const Text> texts,

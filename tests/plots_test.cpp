@@ -80,14 +80,25 @@ BOOST_AUTO_TEST_CASE(a_heat_map_merges_equal_neighbours) {
   BOOST_TEST(count(svg, "fill = 'rgb(0,34,78)'") == 1);
 }
 
-BOOST_AUTO_TEST_CASE(alr_map) {
+BOOST_AUTO_TEST_CASE(alr_maps) {
   if (!has_gnuplot()) return;
-  const std::string section = alr_section({0.1, 0.4, 0.2, 0.3, 0.25, 0.15}, 2, 3, "12 <tokens>");
+  neoxref::eval::Analysis analysis;
+  analysis.scores = {"knorm", "<own>"};
+  analysis.is_static = {true, false};
+  analysis.layers = 2;
+  analysis.heads = 3;
+  neoxref::eval::AnalysedWindow window{0, 0, 100, 68, {}};
+  for (const double relative : {0.1, 1.6, 0.2, 0.3, 0.25, 0.15, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0}) {
+    window.figures.push_back({0.0, 0.0, relative, 0.0});
+  }
+  analysis.windows = {window};
+  const std::string section = alr_section(analysis);
   BOOST_TEST(count(section, "<section id=\"alr\">") == 1);
-  BOOST_TEST(count(section, "<polygon") == 6);
-  BOOST_TEST(count(section, "12 &lt;tokens&gt;") == 1);
-  BOOST_TEST(count(section, "0.4 ") + count(section, " 0.4<") >= 1);
-  // The largest value has the last colour.
-  BOOST_TEST(count(section, "rgb(254,232,56)") == 1);
-  BOOST_CHECK_THROW(alr_section({0.1}, 2, 3, ""), neoxref::engine::Error);
+  BOOST_TEST(count(section, "<figure") == 2);
+  BOOST_TEST(count(section, "<polygon") == 12);
+  BOOST_TEST(count(section, "68 queries of 1 windows") == 1);
+  BOOST_TEST(count(section, "&lt;own&gt;") >= 1);
+  BOOST_TEST(count(section, "<own>") == 0);
+  // One scale for all maps: the largest value alone has the last colour.
+  BOOST_TEST(count(section, "fill = 'rgb(254,232,56)'") == 1);
 }

@@ -20,11 +20,6 @@ using engine::Score;
 
 constexpr const char* end_of_text = "<|endoftext|>";
 
-bool made_of_attention(Score score) {
-  return score == Score::observed || score == Score::observed_sum || score == Score::tova ||
-         score == Score::snapkv;
-}
-
 struct AnalyzeCommand {
   Common common;
   TextOptions texts;
@@ -134,7 +129,7 @@ Exit AnalyzeCommand::operator()() {
   std::vector<engine::Press> presses;
   for (const Score score : scores) {
     // With --future these are arms beside the reference.
-    if (future && (made_of_attention(score) || score == Score::random_fresh)) continue;
+    if (future && !eval::can_analyse(score)) continue;
     engine::Press rule;
     rule.score = score;
     rule.seed = press.seed;

@@ -53,6 +53,10 @@ struct EvalCommand {
   Json identity(const std::vector<eval::Text>& read, const std::vector<eval::Arm>& arms) const;
   std::string settings() const;
   void check_outputs() const;
+  /// For a page: the scores of the sweep against attention.
+  std::optional<eval::Analysis> analyse(engine::Model& model, const std::vector<eval::Text>& read,
+                                        const Sweep& sweep,
+                                        std::optional<std::int32_t> first_token) const;
   Exit warn_of_missing_cuts(const Sweep& sweep) const;
 };
 
@@ -198,8 +202,8 @@ Exit EvalCommand::operator()() {
   if (!per_token.empty()) write_per_token(per_token, sweep);
   if (!series.empty()) write_series(series, sweep);
   if (!html.empty()) {
-    write_page(html,
-               {context, command_line(), common.model, model_files_json(common.model), gnuplot});
+    write_page(html, {context, command_line(), common.model, model_files_json(common.model),
+                      gnuplot, analyse(model, read, sweep, options.first_token)});
   }
   if (common.json) {
     print_json(sweep_json(context));
@@ -207,6 +211,30 @@ Exit EvalCommand::operator()() {
     show_sweep(context);
   }
   return warn_of_missing_cuts(sweep);
+}
+
+std::optional<eval::Analysis> EvalCommand::analyse(engine::Model& model,
+                                                   const std::vector<eval::Text>& read,
+                                                   const Sweep& sweep,
+                                                   std::optional<std::int32_t> first_token) const {
+  std::vector<engine::Press> scores;
+  for (const Row& row : sweep.rows) {
+    const engine::Press& rule = row.arm.press;
+    const bool known = std::any_of(scores.begin(), scores.end(), [&](const engine::Press& other) {
+      return other.score == rule.score;
+    });
+    if (row.compressed && !known && eval::can_analyse(rule.score)) scores.push_back(rule);
+  }
+  const bool long_enough = std::any_of(read.begin(), read.end(), [](const eval::Text& text) {
+    return text.tokens.size() > eval::first_analysed_query;
+  });
+  if (scores.empty() || !long_enough || layout.max_tokens <= eval::first_analysed_query) return {};
+  eval::AnalysisOptions options;
+  options.max_tokens = layout.max_tokens;
+  options.first_token = first_token;
+  Progress progress("analysis");
+  options.progress = [&](double share) { progress(share); };
+  return eval::analyse(model, read, scores, options);
 }
 
 Exit EvalCommand::warn_of_missing_cuts(const Sweep& sweep) const {

@@ -50,7 +50,6 @@ figure svg { display: block; width: 100%; height: auto; }
 figcaption { font-size: 0.85rem; color: var(--soft); padding: 0.22rem 0.5rem; }
 figcaption b { color: var(--ink); }
 svg.heat polygon { shape-rendering: crispEdges; }
-#alr figure { max-width: 38rem; }
 .legend { display: flex; flex-wrap: wrap; gap: 0.22rem 1.22rem; list-style: none; padding: 0;
   margin: 0.5rem 0; font-size: 0.9rem; }
 .swatch { display: inline-block; width: 2.2rem; height: 1.2em; line-height: 1.2em; font-size: 0.9em;
@@ -84,10 +83,9 @@ summary { cursor: pointer; }
 )";
 
 constexpr std::pair<const char*, const char*> contents[] = {
-    {"ratio", "Perplexity"},        {"length", "Length"},
-    {"survival", "Held positions"}, {"age", "Age"},
-    {"since-cut", "Since the cut"}, {"cuts", "Number of cuts"},
-    {"tables", "Tables"},           {"origin", "Origin"}};
+    {"ratio", "Perplexity"}, {"length", "Length"},           {"survival", "Held positions"},
+    {"age", "Age"},          {"since-cut", "Since the cut"}, {"cuts", "Number of cuts"},
+    {"alr", "Attention"},    {"tables", "Tables"},           {"origin", "Origin"}};
 
 std::string entry(const std::string& name, const std::string& inside) {
   return "<dt>" + name + "</dt><dd>" + inside + "</dd>\n";
@@ -129,6 +127,7 @@ std::string header(const PageContext& context) {
   for (const auto& [id, title] : contents) {
     const bool always = std::string_view(id) == "tables" || std::string_view(id) == "origin";
     if (!pictures && !always) continue;
+    if (std::string_view(id) == "alr" && !context.analysis) continue;
     links += fmt::format("<a href=\"#{}\">{}</a> ", id, title);
   }
   std::string settings = context.report.settings;
@@ -178,6 +177,7 @@ void write_page(const std::string& path, const PageContext& context) {
   if (has_pictures(context)) {
     body += ratio_section(context) + length_section(context) + survival_section(context) +
             age_section(context) + bucket_sections(context);
+    if (context.analysis) body += alr_section(*context.analysis);
   }
   body += tables_section(context) + origin_section(context);
   OutputFile file(path);

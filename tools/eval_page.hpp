@@ -1,9 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <optional>
 #include <string>
-#include <vector>
 
+#include "eval/attention_analysis.hpp"
 #include "tools/eval_report.hpp"
 
 namespace neoxref::tools {
@@ -15,6 +16,8 @@ struct PageContext {
   std::string model;             ///< as it was named
   nlohmann::ordered_json files;  ///< of the model, see model_files_json()
   std::string gnuplot;           ///< its version
+  /// Of the scores of the sweep that can be held against attention; none where there is nothing.
+  std::optional<eval::Analysis> analysis{};
 };
 
 /// [{"name", "bytes", "digest"}] of config.json, tokenizer.json and the files of weights; a digest is
@@ -33,9 +36,7 @@ std::string age_section(const PageContext& context);
 std::string bucket_sections(const PageContext& context);
 std::string tables_section(const PageContext& context);
 
-/// A map of attention loss by norm. values  [layers][heads]; tokens  what was looked at, for the
-/// caption.
-std::string alr_section(const std::vector<double>& values, std::size_t layers, std::size_t heads,
-                        const std::string& tokens);
+/// A map of layers x heads for each score: relative ALR (docs/analysis.md).
+std::string alr_section(const eval::Analysis& analysis);
 
 }  // namespace neoxref::tools

@@ -95,25 +95,51 @@ std::string age_section(const PageContext& context) {
       legend(cells) + grid(figures));
 }
 
-std::string alr_section(const std::vector<double>& values, std::size_t layers, std::size_t heads,
-                        const std::string& tokens) {
-  if (values.empty() || values.size() != layers * heads) {
-    throw engine::Error("ALR map", "its shape does not match",
-                        std::to_string(layers) + " layers of " + std::to_string(heads) + " heads",
-                        std::to_string(values.size()) + " values");
+std::string alr_section(const eval::Analysis& analysis) {
+  constexpr auto relative = &eval::HeadFigures::relative;
+  std::vector<HeatMap> maps;
+  double most = 1.0;
+  for (std::size_t score = 0; score < analysis.scores.size(); ++score) {
+    HeatMap map{"Relative ALR of each head, layer by head, " + analysis.scores[score],
+                "head",
+                "layer",
+                analysis.layers,
+                analysis.heads,
+                1.0,
+                true,
+                {}};
+    for (std::size_t layer = 0; layer < analysis.layers; ++layer) {
+      for (std::size_t head = 0; head < analysis.heads; ++head) {
+        map.values.push_back(analysis.head(score, layer, head, relative).mean);
+        most = std::max(most, map.values.back());
+      }
+    }
+    maps.push_back(std::move(map));
   }
-  HeatMap map{"ALR of each head, layer by head", "head", "layer", layers, heads, 1.0, true, values};
-  const auto [low, high] = std::minmax_element(values.begin(), values.end());
-  map.low = std::min(0.0, *low);
-  map.high = *high;
-  const std::string body =
-      heat_legend(fmt::format("{:.4g}", map.low), fmt::format("{:.4g}", map.high)) +
-      figure(draw(map, "alr0"), html_text(tokens));
+  std::string figures;
+  for (std::size_t score = 0; score < maps.size(); ++score) {
+    maps[score].high = most;
+    const eval::Estimate all = analysis.all(score, relative);
+    std::string caption = "<b>" + html_text(analysis.scores[score]) + "</b>, mean " +
+                          html_number(all.mean, fmt::format("{:.3f}", all.mean));
+    if (all.interval) {
+      caption +=
+          fmt::format(" (95 % interval {:.3f} to {:.3f})", all.interval->low, all.interval->high);
+    }
+    if (!analysis.is_static[score]) caption += "; taken once, of the whole cache";
+    figures += figure(draw(maps[score], fmt::format("alr{}", score)), caption);
+  }
+  std::size_t queries = 0;
+  for (const eval::AnalysedWindow& window : analysis.windows) queries += window.queries;
   return section(
-      "alr", "Attention that ranking by key norm loses",
-      "ALR of each head: how much more attention is lost by dropping the keys of highest "
-      "norm than by dropping those that draw least. 0: the norm ranks as attention does.",
-      body);
+      "alr", "Does the score rank slots as attention does?",
+      fmt::format(
+          "Relative ALR of each head in the uncompressed run, over {} queries of {} windows: how "
+          "much more attention is lost by dropping the slots that the score ranks last than "
+          "by dropping those that draw least, against dropping at random. 0: the score ranks "
+          "as attention does; 1: no better than drawing lots; above 1: worse.",
+          queries, analysis.windows.size()),
+      heat_legend("0: as attention does", fmt::format("{:.2f}", most)) + grid(figures, true));
 }
 
 }  // namespace neoxref::tools

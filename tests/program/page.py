@@ -12,7 +12,8 @@ from html.parser import HTMLParser
 
 from .case import TEXTS, Case, environment
 
-SECTIONS = ["ratio", "length", "survival", "age", "since-cut", "cuts", "tables", "origin"]
+SECTIONS = ["ratio", "length", "survival", "age", "since-cut", "cuts", "alr", "tables",
+            "origin"]
 VOID = {"meta", "br"}
 
 
@@ -96,7 +97,7 @@ class Page(Case):
         # Two budgets; knorm, keydiff, random, random-fresh and recent at each.
         budgets, scores = 2, 5
         promised = {"ratio": 2, "length": 1, "survival": budgets * scores, "age": budgets,
-                    "since-cut": budgets, "cuts": budgets, "tables": 0, "origin": 0}
+                    "since-cut": budgets, "cuts": budgets, "alr": 4, "tables": 0, "origin": 0}
         for section in root.iter("section"):
             pictures = section.findall(".//figure/svg")
             self.assertEqual(len(pictures), promised[section.get("id")], section.get("id"))
