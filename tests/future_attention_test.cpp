@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #define BOOST_TEST_MODULE future_attention
 #include "eval/future_attention.hpp"
+#include "eval/digest.hpp"
 
 #include <algorithm>
 #include <boost/test/unit_test.hpp>
@@ -11,6 +12,7 @@
 
 #include "engine/error.hpp"
 #include "engine/model.hpp"
+#include "eval/digest.hpp"
 #include "eval/sweep.hpp"
 #include "tests/checkpoints.hpp"
 #include "tests/plain_ranks.hpp"
@@ -146,15 +148,20 @@ BOOST_FIXTURE_TEST_CASE(a_sweep_asks_for_the_score_of_each_window, Fixture) {
     Press press = arm.press;
     press.own = eval::FutureReference().of(model, entering, press, prompt);
     Sequence sequence = model.sequence(entering.size());
-    sequence.log_dropped = true;
-    Step first{&sequence, entering.first(prompt), engine::LogitRows::none, nullptr};
+    const std::size_t vocab = model.config().vocab;
+    std::vector<float> logits((entering.size() - prompt + 1) * vocab);
+    Step first{&sequence, entering.first(prompt), engine::LogitRows::last, logits.data()};
     BOOST_REQUIRE(model.forward({&first, 1}));
     sequence.set_press(press, model.config().rotary_dims);
     sequence.end_prompt();
-    Step rest{&sequence, entering.subspan(prompt), engine::LogitRows::none, nullptr};
+    Step rest{&sequence, entering.subspan(prompt), engine::LogitRows::all, logits.data() + vocab};
     BOOST_REQUIRE(model.forward({&rest, 1}));
     BOOST_REQUIRE_EQUAL(text.windows.front().log.size(), sequence.cuts.size());
     BOOST_CHECK_EQUAL(sequence.cuts.front().before, prompt);
-    BOOST_CHECK(text.windows.front().log.front().dropped == sequence.cuts.front().dropped);
+    // The same slots are left, or the logits that scored would be others.
+    eval::Digest digest;
+    digest.add(logits);
+    BOOST_CHECK_EQUAL(text.scored, entering.size() - prompt + 1);
+    BOOST_CHECK_EQUAL(text.digest, digest.hex());
   }
 }
