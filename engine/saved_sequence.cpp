@@ -145,7 +145,9 @@ void each_lane(std::size_t slots, std::size_t head_dim, F&& f) {
 std::string save_sequence(const Model& model, const Sequence& sequence) {
   if (sequence.stopped) throw Error("sequence", "stopped, so nothing can go on from it");
   const KvCache& cache = sequence.cache;
-  const auto [layers, heads, head_dim] = cache.shape();
+  const std::size_t layers = cache.shape().layers;
+  const std::size_t heads = cache.shape().heads;
+  const std::size_t head_dim = cache.shape().head_dim;
   const std::size_t window = sequence.attended ? sequence.attended->window() : 0;
   Writer writer;
   for (std::size_t layer = 0; layer < layers; ++layer) {
