@@ -31,14 +31,14 @@ constexpr const char* style = R"(
 body { margin: 0 auto; padding: 1rem clamp(0.75rem, 3vw, 2rem) 3rem; max-width: 76rem;
   background: var(--paper); color: var(--ink); font: 1rem/1.5 system-ui, sans-serif; }
 h1 { font-size: 1.6rem; margin: 0.5rem 0; }
-h2 { font-size: 1.22rem; margin: 2.5rem 0 0.22rem; padding-top: 0.75rem;
+h2 { font-size: 1.25rem; margin: 2.5rem 0 0.25rem; padding-top: 0.75rem;
   border-top: 1px solid var(--rule); }
 h3 { font-size: 1.05rem; margin: 1.75rem 0 0.5rem; }
-p { margin: 0.22rem 0 0.75rem; max-width: 48rem; }
+p { margin: 0.25rem 0 0.75rem; max-width: 48rem; }
 code, .digest { font-family: ui-monospace, monospace; font-size: 0.85em; }
 code { overflow-wrap: anywhere; }
 nav a { margin-right: 1rem; white-space: nowrap; color: var(--c0); }
-dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: 0.22rem 1rem; }
+dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: 0.25rem 1rem; }
 dt { color: var(--soft); }
 dd { margin: 0; overflow-wrap: anywhere; }
 .grid { display: grid; gap: 1rem; margin: 0.75rem 0;
@@ -47,10 +47,10 @@ dd { margin: 0; overflow-wrap: anywhere; }
 figure { margin: 0; padding: 0.5rem; background: var(--card); border-radius: 0.4rem;
   break-inside: avoid; min-width: 0; }
 figure svg { display: block; width: 100%; height: auto; }
-figcaption { font-size: 0.85rem; color: var(--soft); padding: 0.22rem 0.5rem; }
+figcaption { font-size: 0.85rem; color: var(--soft); padding: 0.25rem 0.5rem; }
 figcaption b { color: var(--ink); }
 svg.heat polygon { shape-rendering: crispEdges; }
-.legend { display: flex; flex-wrap: wrap; gap: 0.22rem 1.22rem; list-style: none; padding: 0;
+.legend { display: flex; flex-wrap: wrap; gap: 0.25rem 1.25rem; list-style: none; padding: 0;
   margin: 0.5rem 0; font-size: 0.9rem; }
 .swatch { display: inline-block; width: 2.2rem; height: 1.2em; line-height: 1.2em; font-size: 0.9em;
   text-align: center; vertical-align: -0.2em;
