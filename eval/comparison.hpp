@@ -19,8 +19,9 @@ struct Prediction {
 
 /// Compares the logits of runs with those of the full run over the same places, a chunk at a time.
 ///   KL = max(0, (sum of e_j * (l_j - l'_j)) / Z + (M' + log Z') - (M + log Z)),
-///   e_j = exp(l_j - M), Z = sum of e_j, M = max of l_j; l the full run's logits, l' the others.
-/// Binary64 with the C library's exp and log, sums in the order of ids: not bits of the contract.
+///   e_j = exp(l_j - M) as a binary32 function of a binary32 argument, Z = sum of e_j, M = max of
+///   l_j; l the full run's logits, l' the others. Sums are lane_sums (docs/contract.md), the rest is
+///   binary64 with the C library's log: not bits of the contract, and within 1e-7 of the exact value.
 class Comparison {
 public:
   /// threads of `model` share the places. with_kl: whether compare() will be asked.
@@ -37,19 +38,21 @@ private:
                         std::size_t participant) noexcept;
   static void compare_item(void* context, std::uint32_t phase, std::uint32_t item,
                            std::size_t participant) noexcept;
-  void predict(std::size_t place, Prediction& prediction) const;
+  /// Returns the row's largest logit.
+  float predict(std::size_t place, Prediction& prediction) const;
+  /// M + log Z. exponentials  out: [vocab]
+  double partition(const float* logits, float max, float* exponentials, double& sum) const;
 
-  /// log of the sum of exponentials, as M + log Z.
   struct Partition {
-    double max;
-    double sum;
+    double log;  ///< M + log Z
+    double sum;  ///< Z
   };
-  Partition partition(const float* logits, double* exponentials) const;
 
   engine::Model& model_;
   std::size_t vocab_;
   bool with_kl_;
-  std::vector<double> exponentials_;  ///< [places, vocab] of the full run
+  std::vector<float> exponentials_;  ///< [places, vocab] of the full run
+  std::vector<float> work_;          ///< [threads, vocab]
   std::vector<Partition> partitions_;
   const float* full_ = nullptr;
   const float* logits_ = nullptr;
