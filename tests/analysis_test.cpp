@@ -28,18 +28,6 @@ using tests::plain_spearman;
 using tests::Recorder;
 using tests::worst_first;
 
-struct Fixture {
-  Fixture() {
-    shape.max_positions = 256;
-    tests::write_checkpoint(folder.path(), shape);
-  }
-  Model load(std::size_t threads = 2) const {
-    return Model::load(folder.path(), {"", engine::Backend::tbb, threads});
-  }
-  tests::TemporaryFolder folder;
-  tests::Shape shape;
-};
-
 Press by(Score score, std::uint64_t seed = 0) {
   Press press;
   press.score = score;
@@ -60,7 +48,7 @@ public:
 
 }  // namespace
 
-BOOST_FIXTURE_TEST_CASE(figures_are_the_means_over_the_queries_of_a_run, Fixture) {
+BOOST_FIXTURE_TEST_CASE(figures_are_the_means_over_the_queries_of_a_run, tests::SmallModel) {
   Model model = load();
   const eval::Text text{"text", tests::random_tokens(90, shape.vocab, 5)};
   const std::size_t tokens = text.tokens.size();
@@ -121,7 +109,7 @@ BOOST_FIXTURE_TEST_CASE(figures_are_the_means_over_the_queries_of_a_run, Fixture
   }
 }
 
-BOOST_FIXTURE_TEST_CASE(threads_and_company_change_no_bit, Fixture) {
+BOOST_FIXTURE_TEST_CASE(threads_and_company_change_no_bit, tests::SmallModel) {
   const std::vector<eval::Text> texts = {{"one", tests::random_tokens(150, shape.vocab, 6)},
                                          {"short", tests::random_tokens(32, shape.vocab, 7)},
                                          {"two", tests::random_tokens(33, shape.vocab, 8)}};
@@ -150,7 +138,7 @@ BOOST_FIXTURE_TEST_CASE(threads_and_company_change_no_bit, Fixture) {
   }
 }
 
-BOOST_FIXTURE_TEST_CASE(random_scores_are_no_better_than_random, Fixture) {
+BOOST_FIXTURE_TEST_CASE(random_scores_are_no_better_than_random, tests::SmallModel) {
   Model model = load();
   const std::vector<eval::Text> texts = {{"text", tests::random_tokens(120, shape.vocab, 9)}};
   std::vector<Press> presses;
@@ -173,7 +161,7 @@ BOOST_FIXTURE_TEST_CASE(random_scores_are_no_better_than_random, Fixture) {
   }
 }
 
-BOOST_FIXTURE_TEST_CASE(intervals_are_over_texts_else_windows_else_none, Fixture) {
+BOOST_FIXTURE_TEST_CASE(intervals_are_over_texts_else_windows_else_none, tests::SmallModel) {
   Model model = load();
   const std::vector<Press> presses = {by(Score::knorm)};
   eval::AnalysisOptions options;
@@ -212,7 +200,7 @@ BOOST_FIXTURE_TEST_CASE(intervals_are_over_texts_else_windows_else_none, Fixture
   BOOST_CHECK(!eval::analyse(model, texts, presses, options).all(0, figure).interval.has_value());
 }
 
-BOOST_FIXTURE_TEST_CASE(what_cannot_be_analysed_is_refused, Fixture) {
+BOOST_FIXTURE_TEST_CASE(what_cannot_be_analysed_is_refused, tests::SmallModel) {
   Model model = load();
   const std::vector<eval::Text> texts = {{"text", tests::random_tokens(60, shape.vocab, 11)}};
   const auto refuses = [&](const Press& press, const eval::AnalysisOptions& options,

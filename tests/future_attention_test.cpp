@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #define BOOST_TEST_MODULE future_attention
 #include "eval/future_attention.hpp"
-#include "eval/digest.hpp"
 
 #include <algorithm>
 #include <boost/test/unit_test.hpp>
@@ -27,18 +26,6 @@ using engine::Sequence;
 using engine::Step;
 using tests::Recorder;
 
-struct Fixture {
-  Fixture() {
-    shape.max_positions = 256;
-    tests::write_checkpoint(folder.path(), shape);
-  }
-  Model load(std::size_t threads = 2) const {
-    return Model::load(folder.path(), {"", engine::Backend::tbb, threads});
-  }
-  tests::TemporaryFolder folder;
-  tests::Shape shape;
-};
-
 Press reference_press(const char* keep_ratio) {
   Press press;
   press.score = Score::own;
@@ -49,7 +36,8 @@ Press reference_press(const char* keep_ratio) {
 
 }  // namespace
 
-BOOST_FIXTURE_TEST_CASE(the_reference_keeps_what_the_uncompressed_run_attends_to, Fixture) {
+BOOST_FIXTURE_TEST_CASE(the_reference_keeps_what_the_uncompressed_run_attends_to,
+                        tests::SmallModel) {
   Model model = load();
   const auto tokens = tests::random_tokens(120, shape.vocab, 12);
   Recorder recorder(model.config());
@@ -106,7 +94,7 @@ BOOST_FIXTURE_TEST_CASE(the_reference_keeps_what_the_uncompressed_run_attends_to
   }
 }
 
-BOOST_FIXTURE_TEST_CASE(the_reference_is_for_one_cut, Fixture) {
+BOOST_FIXTURE_TEST_CASE(the_reference_is_for_one_cut, tests::SmallModel) {
   Model model = load();
   const auto tokens = tests::random_tokens(120, shape.vocab, 13);
   Press press = reference_press("0.5");
@@ -129,7 +117,7 @@ BOOST_FIXTURE_TEST_CASE(the_reference_is_for_one_cut, Fixture) {
   }
 }
 
-BOOST_FIXTURE_TEST_CASE(a_sweep_asks_for_the_score_of_each_window, Fixture) {
+BOOST_FIXTURE_TEST_CASE(a_sweep_asks_for_the_score_of_each_window, tests::SmallModel) {
   Model model = load();
   const std::vector<eval::Text> texts = {{"one", tests::random_tokens(120, shape.vocab, 14)},
                                          {"two", tests::random_tokens(90, shape.vocab, 15)}};

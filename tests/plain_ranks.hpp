@@ -9,6 +9,8 @@
 
 #include "engine/attended.hpp"
 #include "engine/config.hpp"
+#include "engine/model.hpp"
+#include "tests/checkpoints.hpp"
 
 namespace neoxref::tests {
 
@@ -81,6 +83,19 @@ private:
 
 public:
   std::vector<std::vector<Floats>> weights;
+};
+
+/// A random checkpoint with room for 256 tokens, and models of it.
+struct SmallModel {
+  SmallModel() {
+    shape.max_positions = 256;
+    write_checkpoint(folder.path(), shape);
+  }
+  engine::Model load(std::size_t threads = 2) const {
+    return engine::Model::load(folder.path(), {"", engine::Backend::tbb, threads});
+  }
+  TemporaryFolder folder;
+  Shape shape;
 };
 
 }  // namespace neoxref::tests
