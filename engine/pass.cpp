@@ -19,6 +19,34 @@ void Model::Pass::fail(std::size_t row, std::size_t layer, Operation operation) 
   }
 }
 
+void Model::Pass::show(const TensorId& id, std::size_t first_row, std::size_t rows,
+                       std::size_t first_column, std::size_t columns, const float* values,
+                       std::size_t stride) {
+  for (std::size_t row = first_row; row < first_row + rows;) {
+    const Row& place = rows_[row];
+    const Segment& segment = segments_[place.segment];
+    const std::size_t run = std::min(first_row + rows - row, segment.count - place.offset);
+    const Sequence& sequence = *segment.step->sequence;
+    if (sequence.tensors != nullptr && sequence.tensors->wants(id)) {
+      sequence.tensors->see(id, sequence.position + place.offset, run, first_column, columns,
+                            values + (row - first_row) * stride, stride);
+    }
+    row += run;
+  }
+}
+
+void Model::Pass::show_heads(Tensor tensor, std::size_t layer, std::size_t first_row,
+                             std::size_t rows, std::size_t first_head, std::size_t heads) {
+  const Linear& qkv = weights_.layers[layer].query_key_value;
+  const std::size_t head_dim = config_.head_dim;
+  const std::size_t columns = tensor == Tensor::query_key_value ? 3 * head_dim : head_dim;
+  for (std::size_t head = first_head; head < first_head + heads; ++head) {
+    const float* values = qkv_.data() + first_row * qkv.outputs() + head * qkv.group_stride() +
+                          (tensor == Tensor::rotary_k ? head_dim : 0);
+    show({tensor, layer}, first_row, rows, head * columns, columns, values, qkv.outputs());
+  }
+}
+
 const float* Model::Pass::normed(Scratch& scratch, std::uint32_t phase, std::size_t slot,
                                  const Norm& norm, std::size_t first, std::size_t count,
                                  std::size_t layer, Operation operation) {
@@ -65,7 +93,20 @@ void Model::Pass::attention_in(Scratch& scratch, std::uint32_t phase, std::size_
                               Operation::input_layernorm);
   multiply(scratch, qkv, first_output, outputs, input, rows,
            qkv_.data() + first_row * qkv.outputs() + first_output, qkv.outputs());
-  append(layer, first_row, rows, first_output / qkv.group_stride(), outputs / qkv.group_stride());
+  const std::size_t first_head = first_output / qkv.group_stride();
+  const std::size_t heads = outputs / qkv.group_stride();
+  if (shown_) {
+    if (first_output == 0) {
+      show({Tensor::input_layernorm, layer}, first_row, rows, 0, config_.hidden, input,
+           config_.hidden);
+    }
+    show_heads(Tensor::query_key_value, layer, first_row, rows, first_head, heads);
+  }
+  append(layer, first_row, rows, first_head, heads);
+  if (shown_) {
+    show_heads(Tensor::rotary_q, layer, first_row, rows, first_head, heads);
+    show_heads(Tensor::rotary_k, layer, first_row, rows, first_head, heads);
+  }
 }
 
 void Model::Pass::append(std::size_t layer, std::size_t first_row, std::size_t rows,
@@ -118,9 +159,20 @@ void Model::Pass::mlp_in(Scratch& scratch, std::uint32_t phase, std::size_t laye
                               layer, Operation::post_attention_layernorm);
   float* output = act_.data() + first_row * up.group_outputs + first_output;
   multiply(scratch, up, first_output, outputs, input, rows, output, up.group_outputs);
+  if (shown_) {
+    if (first_output == 0) {
+      show({Tensor::post_attention_layernorm, layer}, first_row, rows, 0, config_.hidden, input,
+           config_.hidden);
+    }
+    show({Tensor::dense_h_to_4h, layer}, first_row, rows, first_output, outputs, output,
+         up.group_outputs);
+  }
   for (std::size_t row = 0; row < rows; ++row) {
     float* act = output + row * up.group_outputs;
     kernels_.map(config_.activation, act, act, outputs);
+  }
+  if (shown_) {
+    show({Tensor::act, layer}, first_row, rows, first_output, outputs, output, up.group_outputs);
   }
 }
 
@@ -159,6 +211,10 @@ void Model::Pass::attend(Scratch& scratch, std::size_t layer, std::size_t item) 
                         .scratch = scratch.attention.data(),
                         .weights = watched ? scratch.weights.data() : nullptr,
                         .weights_stride = cache.capacity()});
+    if (shown_) {
+      show({Tensor::context, layer}, row, count, head * config_.head_dim, config_.head_dim,
+           context_.data() + row * config_.hidden + head * config_.head_dim, config_.hidden);
+    }
     const auto tell = [&](AttentionWatcher& watcher) {
       watcher.see(layer, head, sequence.position + first, count, slots + first + 1,
                   scratch.weights.data(), cache.capacity());
@@ -185,6 +241,12 @@ void Model::Pass::out(Scratch& scratch, Kind kind, std::size_t layer, std::size_
     const Linear& down = weights.dense_4h_to_h;
     multiply(scratch, down, first, width, act_.data() + first_row * down.inputs, rows, mlp, width);
   }
+  if (shown_ && kind != Kind::mlp_out) {
+    show({Tensor::dense, layer}, first_row, rows, first, width, attn, width);
+  }
+  if (shown_ && kind != Kind::attention_out) {
+    show({Tensor::dense_4h_to_h, layer}, first_row, rows, first, width, mlp, width);
+  }
   for (std::size_t row = 0; row < rows; ++row) {
     float* x = x_.data() + (first_row + row) * hidden + first;
     if (kind == Kind::both_out) {
@@ -197,6 +259,10 @@ void Model::Pass::out(Scratch& scratch, Kind kind, std::size_t layer, std::size_
         !kernels_.all_finite(x, width)) {
       fail(first_row + row, config_.layers, Operation::final_layer_norm);
     }
+  }
+  if (shown_ && kind != Kind::attention_out) {
+    show({Tensor::layer_output, layer}, first_row, rows, first, width,
+         x_.data() + first_row * hidden + first, hidden);
   }
 }
 
@@ -231,6 +297,13 @@ void Model::Pass::logits(Scratch& scratch, std::uint32_t phase, std::size_t item
   for (std::size_t i = 0; i < rows; ++i) {
     const float* row = output + i * stride;
     if (!kernels_.all_finite(row, width)) fail(wanted[i].row, config_.layers, Operation::logits);
+    if (shown_) {
+      if (first == 0) {
+        show({Tensor::final_layer_norm}, wanted[i].row, 1, 0, hidden,
+             scratch.normed.data() + i * hidden, hidden);
+      }
+      show({Tensor::embed_out}, wanted[i].row, 1, first, width, row, width);
+    }
     if (!in_place) std::memcpy(wanted[i].logits + first, row, width * sizeof(float));
   }
 }
@@ -283,6 +356,12 @@ void Model::Pass::run() {
     const Segment& segment = segments_[place.segment];
     const auto token = segment.step->tokens[segment.offset + place.offset];
     weights_.embed(kernels_, static_cast<std::size_t>(token), x_.data() + row * config_.hidden);
+  }
+  shown_ = std::any_of(segments_.begin(), segments_.end(), [](const Segment& segment) {
+    return segment.step->sequence->tensors != nullptr;
+  });
+  if (shown_) {
+    show({Tensor::embed_in}, 0, rows_.size(), 0, config_.hidden, x_.data(), config_.hidden);
   }
   team_.run(phases_, this);
 }

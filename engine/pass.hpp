@@ -129,6 +129,11 @@ private:
                 std::size_t outputs, const float* input, std::size_t rows, float* output,
                 std::size_t output_stride);
   void fail(std::size_t row, std::size_t layer, Operation operation);
+  /// Rows and columns of a tensor to whoever watches their sequences.
+  void show(const TensorId& id, std::size_t first_row, std::size_t rows, std::size_t first_column,
+            std::size_t columns, const float* values, std::size_t stride);
+  void show_heads(Tensor tensor, std::size_t layer, std::size_t first_row, std::size_t rows,
+                  std::size_t first_head, std::size_t heads);
 
   const Config& config_;
   const Weights& weights_;
@@ -145,6 +150,7 @@ private:
   std::vector<Queries> queries_;
   std::unique_ptr<std::atomic<std::uint64_t>[]> failures_;
   std::size_t failures_size_ = 0;
+  bool shown_ = false;  ///< somebody watches tensors in this pass
   std::uint64_t passes_ = 0;
 
   Grid qkv_grid_, up_grid_, out_grid_, logits_grid_;

@@ -8,6 +8,7 @@
 #include "engine/attended.hpp"
 #include "engine/kv_cache.hpp"
 #include "engine/press.hpp"
+#include "engine/tensors.hpp"
 
 namespace neoxref::engine {
 
@@ -29,7 +30,7 @@ public:
   /// Errors: as KvCache.
   Sequence(const CacheShape& shape, std::size_t capacity, const Extras& extras = {});
 
-  /// A copy that goes on independently: cache, attention drawn, press, cuts; without the watcher.
+  /// A copy that goes on independently: cache, attention drawn, press, cuts; without the watchers.
   Sequence fork() const;
 
   /// From the next token on. What this press does not need of the attention drawn is forgotten, so a
@@ -76,6 +77,7 @@ public:
   KvCache cache;
   std::optional<Attended> attended;     ///< only where asked for
   AttentionWatcher* watcher = nullptr;  ///< sees all attention, if set; not owned
+  TensorWatcher* tensors = nullptr;     ///< sees the tensors it wants, if set; not owned
   bool log_dropped = false;             ///< cuts say what they dropped
   std::size_t position = 0;             ///< tokens that have entered
   std::vector<Cut> cuts;
