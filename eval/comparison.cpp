@@ -12,19 +12,30 @@ namespace neoxref::eval {
 namespace {
 
 /// The contract's lane_sum, laid out so that a compiler keeps the lanes in registers.
-template <class Value>
-double lane_sum(std::size_t length, Value value) {
-  std::array<double, simd::lanes> lane{};
-  std::size_t i = 0;
-  for (; i + simd::lanes <= length; i += simd::lanes) {
-    for (std::size_t l = 0; l < simd::lanes; ++l) lane[l] += value(i + l);
+class LaneSum {
+public:
+  /// Adds value(0), value(1), ...: all lengths but the last are multiples of the lanes.
+  template <class Value>
+  void add(std::size_t length, Value value) {
+    std::size_t i = 0;
+    for (; i + simd::lanes <= length; i += simd::lanes) {
+      for (std::size_t l = 0; l < simd::lanes; ++l) lane_[l] += value(i + l);
+    }
+    for (std::size_t l = 0; i + l < length; ++l) lane_[l] += value(i + l);
   }
-  for (std::size_t l = 0; i + l < length; ++l) lane[l] += value(i + l);
-  for (std::size_t half = simd::lanes / 2; half > 0; half /= 2) {
-    for (std::size_t l = 0; l < half; ++l) lane[l] += lane[l + half];
+  double total() {
+    for (std::size_t half = simd::lanes / 2; half > 0; half /= 2) {
+      for (std::size_t l = 0; l < half; ++l) lane_[l] += lane_[l + half];
+    }
+    return lane_[0];
   }
-  return lane[0];
-}
+
+private:
+  std::array<double, simd::lanes> lane_{};
+};
+
+/// Values of a row that stay in the first-level cache while they are worked on.
+constexpr std::size_t block = 2048;
 
 }  // namespace
 
@@ -32,71 +43,91 @@ Comparison::Comparison(engine::Model& model, std::size_t most_places, bool with_
     : model_(model), vocab_(model.config().vocab), with_kl_(with_kl) {
   if (!with_kl) return;
   exponentials_.resize(most_places * vocab_);
-  work_.resize(model.team().threads() * vocab_);
   partitions_.resize(most_places);
 }
 
 double Comparison::partition(const float* logits, float max, float* exponentials,
                              double& sum) const {
-  for (std::size_t id = 0; id < vocab_; ++id) exponentials[id] = logits[id] - max;
-  model_.kernels().map(simd::Function::exp, exponentials, exponentials, vocab_);
-  sum = lane_sum(vocab_, [&](std::size_t id) { return static_cast<double>(exponentials[id]); });
+  LaneSum lanes;
+  for (std::size_t first = 0; first < vocab_; first += block) {
+    const std::size_t count = std::min(block, vocab_ - first);
+    float* e = exponentials + first;
+    for (std::size_t i = 0; i < count; ++i) e[i] = logits[first + i] - max;
+    model_.kernels().map(simd::Function::exp, e, e, count);
+    lanes.add(count, [e](std::size_t i) { return static_cast<double>(e[i]); });
+  }
+  sum = lanes.total();
   return static_cast<double>(max) + std::log(sum);
-}
-
-float Comparison::predict(std::size_t place, Prediction& prediction) const {
-  const std::span<const float> row(logits_ + place * vocab_, vocab_);
-  const simd::MaxAndSum sums = model_.kernels().max_and_sum(row.data(), row.size());
-  prediction.nll = nll(sums, row[static_cast<std::size_t>(next_[place])]);
-  prediction.best = engine::argmax(row);
-  prediction.kl = 0.0;
-  return sums.max;
 }
 
 void Comparison::full_item(void* context, std::uint32_t, std::uint32_t item, std::size_t) noexcept {
   auto& self = *static_cast<Comparison*>(context);
-  const float max = self.predict(item, self.predictions_[item]);
-  if (!self.with_kl_) return;
-  Partition& mine = self.partitions_[item];
-  const std::size_t first = item * self.vocab_;
-  mine.log = self.partition(self.logits_ + first, max, self.exponentials_.data() + first, mine.sum);
+  if (item < self.chains_.size()) return self.chains_[item].go_on();
+  const std::size_t place = item - self.chains_.size();
+  const std::span<const float> row(self.logits_ + place * self.vocab_, self.vocab_);
+  const float logit = row[static_cast<std::size_t>(self.next_[place])];
+  Prediction& prediction = self.predictions_[place];
+  prediction.kl = 0.0;
+  prediction.best = engine::argmax(row);
+  if (!self.with_kl_) {
+    prediction.nll = nll(self.model_.kernels().max_and_sum(row.data(), row.size()), logit);
+    return;
+  }
+  const float max = row[prediction.best];
+  Partition& mine = self.partitions_[place];
+  mine.log =
+      self.partition(row.data(), max, self.exponentials_.data() + place * self.vocab_, mine.sum);
+  prediction.nll = nll({max, static_cast<float>(mine.sum)}, logit);
 }
 
 void Comparison::compare_item(void* context, std::uint32_t, std::uint32_t item,
-                              std::size_t participant) noexcept {
+                              std::size_t) noexcept {
   auto& self = *static_cast<Comparison*>(context);
-  Prediction& prediction = self.predictions_[item];
-  const float max = self.predict(item, prediction);
-  const std::size_t first = item * self.vocab_;
+  if (item < self.chains_.size()) return self.chains_[item].go_on();
+  const std::size_t place = item - self.chains_.size();
+  const std::size_t first = place * self.vocab_;
   const float* logits = self.logits_ + first;
   const float* full = self.full_ + first;
   const float* e = self.exponentials_.data() + first;
-  double other_sum = 0.0;
-  const double other_log =
-      self.partition(logits, max, self.work_.data() + participant * self.vocab_, other_sum);
-  const double sum = lane_sum(self.vocab_, [&](std::size_t id) {
+  Prediction& prediction = self.predictions_[place];
+  const simd::MaxAndSum sums = self.model_.kernels().max_and_sum(logits, self.vocab_);
+  prediction.nll = nll(sums, logits[static_cast<std::size_t>(self.next_[place])]);
+  prediction.best = engine::argmax({logits, self.vocab_});
+  const double other_log = static_cast<double>(sums.max) + std::log(static_cast<double>(sums.sum));
+  LaneSum lanes;
+  lanes.add(self.vocab_, [=](std::size_t id) {
     return static_cast<double>(e[id]) *
            (static_cast<double>(full[id]) - static_cast<double>(logits[id]));
   });
-  const Partition& mine = self.partitions_[item];
+  const double sum = lanes.total();
+  const Partition& mine = self.partitions_[place];
   prediction.kl = std::max(0.0, sum / mine.sum + other_log - mine.log);
 }
 
 void Comparison::set_full(const float* logits, std::span<const std::int32_t> next,
-                          std::span<Prediction> predictions) {
+                          std::span<Prediction> predictions, std::span<const Chain> chains) {
   full_ = logits;
-  logits_ = logits;
   next_ = next;
+  run(full_item, logits, predictions, chains);
+}
+
+void Comparison::compare(const float* logits, std::span<Prediction> predictions,
+                         std::span<const Chain> chains) {
+  run(compare_item, logits, predictions, chains);
+}
+
+void Comparison::run(Work work, const float* logits, std::span<Prediction> predictions,
+                     std::span<const Chain> chains) {
+  logits_ = logits;
   predictions_ = predictions;
-  const engine::Phase phase{static_cast<std::uint32_t>(next.size()), full_item};
+  chains_ = chains;
+  // Chains come first: each is one long item.
+  const engine::Phase phase{static_cast<std::uint32_t>(chains.size() + next_.size()), work};
   model_.team().run({&phase, 1}, this);
 }
 
-void Comparison::compare(const float* logits, std::span<Prediction> predictions) {
-  logits_ = logits;
-  predictions_ = predictions;
-  const engine::Phase phase{static_cast<std::uint32_t>(next_.size()), compare_item};
-  model_.team().run({&phase, 1}, this);
+void Chain::go_on() const {
+  digest->add_finite(values);
 }
 
 }  // namespace neoxref::eval

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "engine/model.hpp"
+#include "eval/digest.hpp"
 
 namespace neoxref::eval {
 
@@ -15,6 +16,14 @@ struct Prediction {
   float nll = 0.0f;      ///< docs/contract.md
   std::size_t best = 0;  ///< the arg-max
   double kl = 0.0;  ///< of the distribution, from the full run's to this one; 0 for the full run
+};
+
+/// A digest and the values that come next in it, all finite: work that shares the threads with a
+/// comparison.
+struct Chain {
+  Digest* digest;
+  std::span<const float> values;
+  void go_on() const;
 };
 
 /// Compares the logits of runs with those of the full run over the same places, a chunk at a time.
@@ -29,17 +38,20 @@ public:
 
   /// logits [places, vocab] and the token that follows each; they must stay until the last compare().
   void set_full(const float* logits, std::span<const std::int32_t> next,
-                std::span<Prediction> predictions);
+                std::span<Prediction> predictions, std::span<const Chain> chains);
   /// Another run over the same places.
-  void compare(const float* logits, std::span<Prediction> predictions);
+  void compare(const float* logits, std::span<Prediction> predictions,
+               std::span<const Chain> chains);
 
 private:
   static void full_item(void* context, std::uint32_t phase, std::uint32_t item,
                         std::size_t participant) noexcept;
   static void compare_item(void* context, std::uint32_t phase, std::uint32_t item,
                            std::size_t participant) noexcept;
-  /// Returns the row's largest logit.
-  float predict(std::size_t place, Prediction& prediction) const;
+  using Work = void (*)(void* context, std::uint32_t phase, std::uint32_t item,
+                        std::size_t participant) noexcept;
+  void run(Work work, const float* logits, std::span<Prediction> predictions,
+           std::span<const Chain> chains);
   /// M + log Z. exponentials  out: [vocab]
   double partition(const float* logits, float max, float* exponentials, double& sum) const;
 
@@ -52,12 +64,12 @@ private:
   std::size_t vocab_;
   bool with_kl_;
   std::vector<float> exponentials_;  ///< [places, vocab] of the full run
-  std::vector<float> work_;          ///< [threads, vocab]
   std::vector<Partition> partitions_;
   const float* full_ = nullptr;
   const float* logits_ = nullptr;
   std::span<const std::int32_t> next_;
   std::span<Prediction> predictions_;
+  std::span<const Chain> chains_;
 };
 
 }  // namespace neoxref::eval

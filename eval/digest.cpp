@@ -68,6 +68,10 @@ void Digest::add(std::span<const float> values) {
   }
 }
 
+void Digest::add_finite(std::span<const float> values) {
+  XXH3_128bits_update(state_->hash, values.data(), values.size_bytes());
+}
+
 void Digest::add_bytes(std::span<const std::byte> bytes) {
   XXH3_128bits_update(state_->hash, bytes.data(), bytes.size());
 }

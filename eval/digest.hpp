@@ -19,6 +19,8 @@ public:
   ~Digest();
 
   void add(std::span<const float> values);
+  /// The same for values that are known to be finite.
+  void add_finite(std::span<const float> values);
   /// Bytes of a file, as they are.
   void add_bytes(std::span<const std::byte> bytes);
   /// 32 hexadecimal digits, canonical byte order.

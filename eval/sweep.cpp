@@ -135,9 +135,7 @@ private:
 
   /// Notes down what the predictions of a chunk say in a row.
   void note(std::size_t row, const Course& way, std::size_t first,
-            std::span<const std::int32_t> ids, const std::vector<Prediction>& predictions,
-            const float* logits) {
-    const std::size_t vocab = model_.config().vocab;
+            std::span<const std::int32_t> ids, const std::vector<Prediction>& predictions) {
     TextScore& text = rows_[row].texts.back();
     for (std::size_t i = 0; i < ids.size(); ++i) {
       const std::size_t position = first + i + 1;
@@ -152,9 +150,18 @@ private:
       score.correct = mine.best == static_cast<std::size_t>(ids[i]);
       score.agrees = mine.best == full_predictions_[i].best;
       text.scores.push_back(score);
-      digests_[row].add({logits + i * vocab, vocab});
-      text_digests_[row].add({logits + i * vocab, vocab});
     }
+  }
+
+  /// Digests what note() notes down: the logits of a chunk whose predictions are scored in this row.
+  void chain(std::size_t row, const Course& way, std::size_t first, std::size_t count,
+             const float* logits) {
+    const std::size_t vocab = model_.config().vocab;
+    const std::size_t skipped = std::max(way.first_scored, first + 1) - (first + 1);
+    if (skipped >= count) return;
+    const std::span<const float> values(logits + skipped * vocab, (count - skipped) * vocab);
+    chains_.push_back({&digests_[row], values});
+    chains_.push_back({&text_digests_[row], values});
   }
 
   void run(const Text& text, const Window& window) {
@@ -209,7 +216,12 @@ private:
       if (wanted) {
         full_predictions_.resize(count);
         predictions_.resize(count);
-        comparison_->set_full(full_logits_.data(), next, full_predictions_);
+        chains_.clear();
+        for (std::size_t i = 0; i < rows_.size(); ++i) {
+          if (!takes_part(i) || runners[i].sequence != nullptr) continue;
+          chain(i, ways[i], first, count, full_logits_.data());
+        }
+        comparison_->set_full(full_logits_.data(), next, full_predictions_, chains_);
       }
       for (std::size_t i = 0; i < rows_.size(); ++i) {
         if (!takes_part(i)) continue;
@@ -222,9 +234,12 @@ private:
         }
         if (first + count < ways[i].first_scored) continue;
         sample(own ? *runners[i].sequence : full, resident_[i]);
-        if (own) comparison_->compare(logits_.data(), predictions_);
-        note(i, ways[i], first, next, own ? predictions_ : full_predictions_,
-             own ? logits_.data() : full_logits_.data());
+        if (own) {
+          chains_.clear();
+          chain(i, ways[i], first, count, logits_.data());
+          comparison_->compare(logits_.data(), predictions_, chains_);
+        }
+        note(i, ways[i], first, next, own ? predictions_ : full_predictions_);
       }
       first += count;
     }
@@ -314,6 +329,7 @@ private:
   std::vector<Prediction> full_predictions_;
   std::vector<Prediction> predictions_;
   std::unique_ptr<Comparison> comparison_;
+  std::vector<Chain> chains_;
   engine::Extras extras_;  ///< for every press of the sweep
   bool any_compressed_ = false;
 };
