@@ -14,9 +14,14 @@ constexpr std::size_t most_block_rows = 96;
 constexpr std::size_t row_unit = 12;
 /// Items for each thread in a phase: enough that the last ones to finish leave little waiting.
 constexpr std::size_t items_per_thread = 6;
-/// Narrower items would mostly claim tickets (few rows) or copy activations (many rows).
+/// Narrower items would mostly claim tickets.
 constexpr std::size_t least_width_few_rows = 64;
-constexpr std::size_t least_width_many_rows = 512;
+/// Every item of many rows copies its activations first, so it should be wide; but where there are
+/// fewer blocks of rows than threads, narrower items are all that keeps the others busy.
+std::size_t least_width_many_rows(std::size_t row_blocks, std::size_t threads) {
+  if (row_blocks >= threads) return 512;
+  return 2 * row_blocks >= threads ? 256 : 128;
+}
 /// Widest piece of logits that is computed beside its place, for batches.
 constexpr std::size_t most_logits_width = 4096;
 
@@ -140,7 +145,8 @@ Model::Pass::Grid Model::Pass::grid(std::size_t rows, std::size_t outputs, std::
   grid.row_blocks = blocks(rows, block);
   const std::size_t threads = team_.threads();
   const std::size_t wanted = threads == 1 ? 1 : blocks(threads * items_per_thread, grid.row_blocks);
-  const std::size_t least = block > 8 ? least_width_many_rows : least_width_few_rows;
+  const std::size_t least =
+      block > 8 ? least_width_many_rows(grid.row_blocks, threads) : least_width_few_rows;
   grid.width = simd::round_up(std::max(blocks(outputs, wanted), std::min(least, outputs)), unit);
   grid.groups = blocks(outputs, grid.width);
   return grid;
