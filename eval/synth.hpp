@@ -41,7 +41,8 @@ engine::Config shape_config(std::string_view name);
 /// The value is RN32(n * RN32(deviation / D)), deviation and D in binary64, for a gain of a LayerNorm plus 1; of an outlier
 /// channel it is then multiplied by 8. f16 and bf16 are that value rounded to nearest even.
 ///
-/// deviation: sqrt(2 / (5 hidden)) for embedding, unembedding, query_key_value and dense_h_to_4h;
+/// deviation: sqrt(2 / (5 hidden)) for embedding, query_key_value and dense_h_to_4h; 5 / sqrt(hidden) for
+/// the unembedding (so logits have a deviation of about 5, the largest of a vocabulary near 20);
 /// 2 / (layers * sqrt(hidden)) for dense and dense_4h_to_h; 0.02 for biases of products, 0.1 for
 /// gains and biases of norms. Outlier channels are max(2, hidden / 128) channels of the residual
 /// stream: columns of the embedding, and rows of dense and dense_4h_to_h with their biases.

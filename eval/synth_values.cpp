@@ -63,6 +63,7 @@ Kind kind_of(const engine::Config& config, std::string_view name) {
   const bool to_stream =
       name.find(".dense.") != name.npos || name.find(".dense_4h_to_h.") != name.npos;
   if (to_stream) return {weight ? back : 0.02, 0.0f, Outliers::rows};
+  if (name.find("embed_out") != name.npos) return {5.0 / std::sqrt(hidden), 0.0f, Outliers::none};
   if (name.find("embed_in") != name.npos) return {small, 0.0f, Outliers::columns};
   return {weight ? small : 0.02, 0.0f, Outliers::none};
 }
