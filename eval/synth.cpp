@@ -98,6 +98,27 @@ std::string decimal(Number value) {
   return number.find_first_of(".e") == std::string::npos ? number + ".0" : number;
 }
 
+const char* activation_name(simd::Function activation) {
+  switch (activation) {
+    case simd::Function::gelu:
+      return "gelu";
+    case simd::Function::gelu_tanh:
+      return "gelu_new";
+    case simd::Function::gelu_fast:
+      return "gelu_fast";
+    case simd::Function::quick_gelu:
+      return "quick_gelu";
+    case simd::Function::silu:
+      return "silu";
+    case simd::Function::tanh:
+      return "tanh";
+    case simd::Function::relu:
+      return "relu";
+    default:
+      throw engine::Error("hidden_act", "is no activation", "one that config.json can name", "");
+  }
+}
+
 std::string config_text(const engine::Config& config, simd::Dtype dtype) {
   static constexpr const char* dtypes[] = {"float32", "float16", "bfloat16"};
   const auto line = [](const char* name, const std::string& value) {
@@ -108,7 +129,7 @@ std::string config_text(const engine::Config& config, simd::Dtype dtype) {
   text += line("attention_bias", truth(config.attention_bias));
   text += line("bos_token_id", "0");
   text += line("eos_token_id", "0");
-  text += line("hidden_act", "\"gelu\"");
+  text += line("hidden_act", '"' + std::string(activation_name(config.activation)) + '"');
   text += line("hidden_size", std::to_string(config.hidden));
   text += line("initializer_range", "0.02");
   text += line("intermediate_size", std::to_string(config.intermediate));

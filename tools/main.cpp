@@ -71,8 +71,9 @@ int execute(int argc, char** argv) {
       "Exit status: 0 ok, 1 a check failed, 2 usage, 3 nothing was cut that should have\n"
       "been, 4 bad input. neoxref COMMAND --help tells more.");
   Commands commands;
-  for (Command (*add)(CLI::App&) : {add_run, add_eval, add_analyze, add_bench, add_plan, add_verify,
-                                    add_logits, add_tokenize, add_inspect, add_synth}) {
+  for (Command (*add)(CLI::App&) :
+       {add_run, add_eval, add_analyze, add_bench, add_plan, add_verify, add_logits, add_tokenize,
+        add_inspect, add_synth, add_conform}) {
     Command command = add(program);
     commands.emplace_back(program.get_subcommands(nullptr).back(), std::move(command));
   }

@@ -146,5 +146,6 @@ Command add_plan(CLI::App& program);
 Command add_synth(CLI::App& program);
 Command add_bench(CLI::App& program);
 Command add_analyze(CLI::App& program);
+Command add_conform(CLI::App& program);
 
 }  // namespace neoxref::tools

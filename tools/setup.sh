@@ -86,6 +86,7 @@ fi
 if [ $tests = yes ]; then
   need libboost-test-dev "test framework"
   need libmpfr-dev "exact functions to test ours against"
+  need python3-mpmath "functions of the second implementation of the contract"
   need_command gnuplot gnuplot-nox "draws the pictures of eval --html"
   like libbenchmark-dev "kernel benchmarks"
   like clang-format-14 "format check"
