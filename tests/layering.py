@@ -70,7 +70,8 @@ LONG_FILES = {
 }
 
 CODE = (".cpp", ".hpp")
-TEXT = CODE + (".py", ".sh", ".md", ".build", ".ini", ".options", ".yml", ".in")
+C_CODE = (".c", ".h")
+TEXT = CODE + C_CODE + (".py", ".sh", ".md", ".build", ".ini", ".options", ".yml", ".in")
 TEXT_NAMES = {"run", "meson_options.txt", ".clang-format", ".editorconfig", ".gitignore"}
 # Data that must stay byte for byte as it is, and pages that come with it.
 DATA = ("datasets/texts/", "datasets/mini/", "tests/fixtures/", "tests/golden/cases/")
@@ -147,6 +148,8 @@ def check_form(path, text, report):
     lines = text.split("\n")
     if path.endswith(CODE) and lines[0] != "// SPDX-License-Identifier: Apache-2.0":
         report(path, 1, "the first line is not the licence line")
+    if path.endswith(C_CODE) and lines[0] != "/* SPDX-License-Identifier: Apache-2.0 */":
+        report(path, 1, "the first line is not the licence line")
     if path.endswith((".py", ".sh")) or path == ".ci/run":
         if "# SPDX-License-Identifier: Apache-2.0" not in lines[:2]:
             report(path, 1, "no licence line among the first two")
@@ -161,7 +164,7 @@ def check_form(path, text, report):
             report(path, number, "blanks at the end of the line")
         if "\t" in line:
             report(path, number, "a tab")
-    if path.endswith(CODE + (".py", ".sh")):
+    if path.endswith(CODE + C_CODE + (".py", ".sh")):
         limit, _ = LONG_FILES.get(path, (LINE_LIMIT, ""))
         if len(lines) - 1 > limit:
             report(path, limit + 1, f"{len(lines) - 1} lines, at most {limit}")

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Checks what the libraries of the vector instruction sets define for the linker to see.
+"""Checks what the libraries of the vector instruction sets, and the one of the C interface, show the linker.
 
 usage: tests/symbols.py BUILD [NM]
 
@@ -28,6 +28,20 @@ def global_symbols(nm, archive):
         match = re.fullmatch(r"[0-9a-f]* *([A-Za-z]) (\S+)", line)
         if match:
             yield match.groups()
+
+
+def hidden_by_c_interface(nm, build, findings):
+    """The shared library of the C interface shows the functions of its header and nothing else."""
+    header = os.path.join(os.path.dirname(__file__), "..", "tools", "c", "neoxref.h")
+    with open(header, encoding="utf-8") as file:
+        declared = set(re.findall(r"\b(neoxref_\w+)\(", file.read()))
+    for library in glob.glob(os.path.join(build, "tools", "c", "libneoxref_c.so")):
+        output = subprocess.run([nm, "-D", "--defined-only", library], check=True,
+                                capture_output=True, text=True, env={**os.environ, "LC_ALL": "C"})
+        shown = {line.split()[-1] for line in output.stdout.splitlines()}
+        for name in sorted(shown ^ declared):
+            findings.append(f"{library}: {name} is " +
+                            ("not in the header" if name in shown else "not to be seen"))
 
 
 def main():
@@ -59,6 +73,7 @@ def main():
             seen[name] = archive
         if not any(name.endswith("5tableE") for name in defined):
             findings.append(f"{archive}: its kernel table was not found; {len(defined)} symbols")
+    hidden_by_c_interface(nm, build, findings)
     for finding in findings:
         print(finding)
     print(f"symbols: {len(archives)} libraries, {len(seen)} symbols, {len(findings)} findings")
