@@ -125,6 +125,7 @@ public:
 
 private:
   struct State;
+  engine::Team& team_;
   std::unique_ptr<State> state_;
 };
 
