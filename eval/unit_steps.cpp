@@ -131,7 +131,7 @@ bool UnitSteps::weights_round(Weight weight, std::size_t layer) {
 }
 
 UnitSteps::Linear UnitSteps::prepare(Weight weight, Weight bias, bool has_bias, std::size_t layer,
-                                     const Carried& x, Tensor result) {
+                                     const Carried& x, Tensor result, bool bounds) {
   Linear linear;
   linear.weight = &checkpoint_.tensor(weight, layer);
   linear.dtype = engine::weight_dtype(*linear.weight);
@@ -148,6 +148,7 @@ UnitSteps::Linear UnitSteps::prepare(Weight weight, Weight bias, bool has_bias, 
           linear.format == Format::kld16 ? 0.0 : Rules::parameter(linear.format, wide));
     }
   }
+  if (!bounds) return linear;
   linear.spread.resize(x.rows * x.columns);
   parallel_items(team_, x.rows, [&](std::size_t row, std::size_t) {
     for (std::size_t i = row * x.columns; i < (row + 1) * x.columns; ++i) {
@@ -162,19 +163,25 @@ UnitSteps::Linear UnitSteps::prepare(Weight weight, Weight bias, bool has_bias, 
 
 void UnitSteps::linear(const Linear& linear, std::size_t first, std::size_t rows, double* value,
                        double* bound) {
-  const std::size_t panels = (linear.outputs + lanes - 1) / lanes;
+  linear_columns(linear, first, rows, 0, linear.outputs, value, bound);
+}
+
+void UnitSteps::linear_columns(const Linear& linear, std::size_t first, std::size_t rows,
+                               std::size_t first_column, std::size_t all_columns, double* value,
+                               double* bound) {
+  const std::size_t panels = (all_columns + lanes - 1) / lanes;
   const double accumulator_largest = format_limits(rules_.profile().accumulator).largest;
   const bool narrow_sums = rules_.profile().accumulator == Format::f16;
   parallel_items(team_, panels, [&](std::size_t item, std::size_t participant) {
     const std::size_t n = item * lanes;
-    const std::size_t columns = std::min(lanes, linear.outputs - n);
+    const std::size_t columns = std::min(lanes, all_columns - n);
     const std::size_t inputs = linear.inputs;
     double* panel = scratch(participant, 2 * inputs * lanes + inputs);
     double* sizes = panel + inputs * lanes;
     auto* row = reinterpret_cast<float*>(sizes + inputs * lanes);
     if (columns < lanes) std::fill(panel, panel + 2 * inputs * lanes, 0.0);
     for (std::size_t c = 0; c < columns; ++c) {
-      widen_weights(*linear.weight, linear.dtype, (n + c) * inputs, inputs, row);
+      widen_weights(*linear.weight, linear.dtype, (first_column + n + c) * inputs, inputs, row);
       for (std::size_t k = 0; k < inputs; ++k) {
         const auto w = static_cast<double>(row[k]);
         panel[k * lanes + c] = w;
@@ -183,27 +190,25 @@ void UnitSteps::linear(const Linear& linear, std::size_t first, std::size_t rows
     }
     const std::size_t at = first * inputs;
     measuring_.product64({rows, inputs, columns, linear.input->value.data() + at, inputs, panel,
-                          value + n, linear.outputs});
-    measuring_.product64({rows, inputs, columns, linear.spread.data() + at, inputs, sizes,
-                          bound + n, linear.outputs});
+                          value + n, all_columns});
+    const double* bias = linear.bias.empty() ? nullptr : linear.bias.data() + first_column + n;
+    for (std::size_t r = 0; r < rows && bias != nullptr; ++r) {
+      for (std::size_t c = 0; c < columns; ++c) value[r * all_columns + n + c] += bias[c];
+    }
+    if (bound == nullptr) return;
+    measuring_.product64(
+        {rows, inputs, columns, linear.spread.data() + at, inputs, sizes, bound + n, all_columns});
     const SumRule& rule = linear.rule;
     for (std::size_t r = 0; r < rows; ++r) {
       for (std::size_t c = 0; c < columns; ++c) {
-        double& y = value[r * linear.outputs + n + c];
-        double& e = bound[r * linear.outputs + n + c];
+        const double y = value[r * all_columns + n + c];
+        double& e = bound[r * all_columns + n + c];
         const double sum_spread = e;
-        e += rule.least;
-        double size = 0.0;
-        if (!linear.bias.empty()) {
-          y += linear.bias[n + c];
-          size = std::abs(linear.bias[n + c]);
-          e += linear.shown[n + c];
-        }
-        e += rule.total * (std::abs(y) + size) + 0x1p-50 * (std::abs(y) + size);
+        const double size = std::abs(y) + (bias == nullptr ? 0.0 : std::abs(bias[c]));
+        e += rule.least + rule.total * size + 0x1p-50 * size;
+        if (bias != nullptr) e += linear.shown[first_column + n + c];
         // terms * A <= sum_spread, so no partial sum is above this.
-        if (narrow_sums && sum_spread / rule.terms + size + std::abs(y) > accumulator_largest) {
-          e = infinity;
-        }
+        if (narrow_sums && sum_spread / rule.terms + size > accumulator_largest) e = infinity;
         if (linear.format != Format::kld16) {
           e = rules_.store(rules_.profile().accumulator, linear.format, y, e);
         }

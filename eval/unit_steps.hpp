@@ -35,16 +35,19 @@ public:
     std::vector<double> shown;  ///< what holding the bias in the output's format may change
     SumRule rule;
     Format format = Format::f32;
-    bool exact_input = false;  ///< nothing inherited: sizes alone make the bound
     const Carried* input = nullptr;
     std::vector<double> spread;  ///< [rows, inputs]: terms * magnitude + errors * bound
   };
   /// The input must outlive it.
   Linear prepare(engine::Weight weight, engine::Weight bias, bool has_bias, std::size_t layer,
-                 const Carried& x, engine::Tensor result);
+                 const Carried& x, engine::Tensor result, bool bounds = true);
   /// Rows [first, first + rows): value and bound, [rows, outputs].
   void linear(const Linear& linear, std::size_t first, std::size_t rows, double* value,
               double* bound);
+  /// Of those only `all_columns` columns from first_column on: [rows, all_columns]. bound may be null.
+  void linear_columns(const Linear& linear, std::size_t first, std::size_t rows,
+                      std::size_t first_column, std::size_t all_columns, double* value,
+                      double* bound);
 
   Carried activation(const Carried& x);
   /// which: 0 query, 1 key.
@@ -75,6 +78,8 @@ private:
   std::vector<std::vector<double>> scratch_;  ///< of each participant
 };
 
+/// Errors: Error for ids outside the vocabulary or past the context.
+void check_tokens(const engine::Config& config, std::span<const std::int32_t> tokens);
 /// Values [first, first + n) of a weight, widened.
 void widen_weights(const engine::TensorView& tensor, simd::Dtype dtype, std::size_t first,
                    std::size_t n, float* out);

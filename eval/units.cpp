@@ -72,6 +72,19 @@ std::string short_name(const TensorId& id) {
 
 }  // namespace
 
+void check_tokens(const engine::Config& config, std::span<const std::int32_t> tokens) {
+  if (tokens.size() > config.max_positions) {
+    throw Error("tokens", "longer than the context of the model",
+                "at most " + std::to_string(config.max_positions), std::to_string(tokens.size()));
+  }
+  for (const std::int32_t token : tokens) {
+    if (token < 0 || static_cast<std::size_t>(token) >= config.vocab) {
+      throw Error("tokens", "outside the vocabulary", "0 to " + std::to_string(config.vocab - 1),
+                  std::to_string(token));
+    }
+  }
+}
+
 bool OnlyThese::has(const TensorId& id) const {
   return std::find(ids_.begin(), ids_.end(), id) != ids_.end() && source_.has(id);
 }
@@ -251,16 +264,7 @@ Unit UnitOracle::visit(const TensorSource& inputs, const TensorId& target, const
     throw Error(engine::tensor_name(target), "the model has no such layer",
                 std::to_string(shape.layers) + " layers", std::to_string(target.layer));
   }
-  if (rows > shape.max_positions) {
-    throw Error("tokens", "longer than the context of the model",
-                "at most " + std::to_string(shape.max_positions), std::to_string(rows));
-  }
-  for (const std::int32_t token : inputs.tokens()) {
-    if (token < 0 || static_cast<std::size_t>(token) >= shape.vocab) {
-      throw Error("tokens", "outside the vocabulary", "0 to " + std::to_string(shape.vocab - 1),
-                  std::to_string(token));
-    }
-  }
+  check_tokens(shape, inputs.tokens());
   State& state = *state_;
   const Unit unit = this->unit(inputs, target);
   const Format stored = state.profile.stored(target.tensor);

@@ -11,6 +11,7 @@
 #include <cstdlib>
 
 #include "engine/oracle.hpp"
+#include "eval/envelope.hpp"
 #include "eval/verdict.hpp"
 #include "tests/checkpoints.hpp"
 #include "tests/engine_tensors.hpp"
@@ -32,8 +33,8 @@ BOOST_AUTO_TEST_CASE(look) {
   const char* length = std::getenv("UNITS_TOKENS");
   const std::string profile = std::getenv("UNITS_PROFILE") ? std::getenv("UNITS_PROFILE") : "f32";
   auto model = engine::Model::load(path ? std::filesystem::path(path) : mini(), {});
-  const auto tokens =
-      tests::random_tokens(length ? std::strtoul(length, nullptr, 10) : 100, model.config().vocab, 3);
+  const auto tokens = tests::random_tokens(length ? std::strtoul(length, nullptr, 10) : 100,
+                                           model.config().vocab, 3);
   const auto engine = tests::engine_tensors(model, tokens);
   eval::UnitOracle oracle(model.checkpoint(), model.team(), eval::shipped_profile(profile));
   const auto start = std::chrono::steady_clock::now();
@@ -50,4 +51,28 @@ BOOST_AUTO_TEST_CASE(look) {
   }
   const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
   BOOST_TEST_MESSAGE("all: " << taken.count() << " s");
+}
+
+BOOST_AUTO_TEST_CASE(look_envelope) {
+  const char* path = std::getenv("UNITS_MODEL");
+  const char* length = std::getenv("UNITS_TOKENS");
+  const std::string profile = std::getenv("UNITS_PROFILE") ? std::getenv("UNITS_PROFILE") : "f32";
+  auto model = engine::Model::load(path ? std::filesystem::path(path) : mini(), {});
+  const auto tokens =
+      tests::random_tokens(length ? std::strtoul(length, nullptr, 10) : 100, model.config().vocab, 3);
+  const auto engine = tests::engine_tensors(model, tokens);
+  const auto start = std::chrono::steady_clock::now();
+  const auto envelope = eval::make_envelope(model.checkpoint(), model.team(),
+                                            eval::shipped_profile(profile), tokens, {}, &engine);
+  const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
+  for (const TensorId& id : tests::all_tensors(model.config())) {
+    const auto& tensor = envelope.tensors.at(id);
+    std::string runs;
+    for (const double run : tensor.rms_of_runs) runs += " " + std::to_string(run / tensor.rms);
+    BOOST_TEST_MESSAGE(engine::tensor_name(id) << " truth " << tensor.rms_truth << " envelope "
+                                               << tensor.rms << " engine / envelope "
+                                               << tensor.rms_other / tensor.rms << runs);
+  }
+  BOOST_TEST_MESSAGE("99.9 % logit error " << envelope.logit_error_999);
+  BOOST_TEST_MESSAGE("envelope: " << taken.count() << " s");
 }
