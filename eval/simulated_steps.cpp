@@ -221,13 +221,20 @@ SimulatedSteps::Runs SimulatedSteps::activation(const Runs& x, const TensorId& i
                      : config_.activation == simd::Function::silu ? profile_.functions.silu
                      : config_.activation == simd::Function::relu ? 0.0
                                                                   : profile_.functions.gelu;
+  const bool inside = config_.activation != simd::Function::tanh &&
+                      config_.activation != simd::Function::relu;
   each_row(id, x[0].rows, [&](std::size_t run, std::size_t row, Draw& draw) {
     float* to = result[run].row(row);
     const std::size_t n = x[run].columns;
     kernels_.map(config_.activation, x[run].row(row), to, n);
+    const float* from = x[run].row(row);
+    const double off = 0.5 * ulp * format_limits(profile_.internal).unit;
     for (std::size_t i = 0; i < n; ++i) {
-      const float y = function_result(static_cast<double>(to[i]), ulp, profile_.internal, draw);
-      to[i] = draw.round(stored(id), static_cast<double>(y));
+      // erf and tanh inside a GELU are off by an amount, not by a share of the result.
+      const double y = static_cast<double>(to[i]) +
+                       off * draw.symmetric() *
+                           static_cast<double>(inside ? std::abs(from[i]) : 2.0f * std::abs(to[i]));
+      to[i] = draw.round(stored(id), static_cast<double>(draw.round(profile_.internal, y)));
     }
   });
   return result;
