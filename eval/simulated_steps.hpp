@@ -46,6 +46,21 @@ private:
   std::uint64_t state_;
 };
 
+/// The indices of a sum of `length`, cut into blocks of 16, 32, ... or all of it, in any order.
+std::vector<simd::Stretch> stretches(std::size_t length, Draw& draw);
+
+/// Sum of value(i) in binary32 over the stretches.
+template <class Value>
+float stretched_sum(const std::vector<simd::Stretch>& order, Value&& value) {
+  float total = 0.0f;
+  for (const simd::Stretch& stretch : order) {
+    float part = 0.0f;
+    for (std::size_t i = stretch.begin; i < stretch.end; ++i) part += value(i);
+    total += part;
+  }
+  return total;
+}
+
 /// The operations of a forward pass as an honest backend of the profile may do them (docs/bounds.md,
 /// "The envelope"), for several runs side by side. A tensor is one matrix for each run.
 class SimulatedSteps {
