@@ -185,3 +185,38 @@ BOOST_AUTO_TEST_CASE(stochastic_rounding_is_right_on_average) {
     BOOST_CHECK_EQUAL(draw.round(format, 1.5), 1.5f);
   }
 }
+
+BOOST_AUTO_TEST_CASE(measuring_products_are_those_of_the_scalar_table) {
+  tests::Numbers numbers(3);
+  constexpr std::size_t rows = 11, depth = 150, columns = 13;
+  std::vector<float> input(rows * depth), panel(depth * simd::lanes);
+  for (float& value : input) value = numbers.symmetric();
+  for (float& value : panel) value = numbers.symmetric();
+  const std::vector<double> wide_input(input.begin(), input.end());
+  const std::vector<double> wide_panel(panel.begin(), panel.end());
+  const std::vector<simd::Stretch> order = {{64, 128}, {0, 64}, {128, 150}, {7, 7}};
+  const auto in_floats = [&](simd::Isa isa, bool fused) {
+    std::vector<float> output(rows * columns);
+    simd::measuring(isa).stretched_product({rows, columns, input.data(), depth, panel.data(),
+                                            order.data(), order.size(), fused, output.data(),
+                                            columns});
+    return output;
+  };
+  const auto in_doubles = [&](simd::Isa isa) {
+    std::vector<double> output(rows * columns);
+    simd::measuring(isa).product64({rows, depth, columns, wide_input.data(), depth,
+                                    wide_panel.data(), output.data(), columns});
+    return output;
+  };
+  const auto exact = in_doubles(simd::Isa::scalar);
+  for (const simd::Isa isa : simd::usable_isas()) {
+    BOOST_TEST_CONTEXT(simd::isa_name(isa)) {
+      for (const bool fused : {false, true}) {
+        BOOST_CHECK(in_floats(isa, fused) == in_floats(simd::Isa::scalar, fused));
+      }
+      const auto found = in_doubles(isa);
+      for (std::size_t i = 0; i < exact.size(); ++i) BOOST_CHECK_SMALL(found[i] - exact[i], 1e-13);
+    }
+  }
+  BOOST_CHECK(in_floats(simd::Isa::scalar, true) != in_floats(simd::Isa::scalar, false));
+}

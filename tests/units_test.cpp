@@ -219,7 +219,9 @@ BOOST_AUTO_TEST_CASE(what_is_planted_is_found) {
   const auto tokens = tests::random_tokens(20, model.config().vocab, 5);
   const auto engine = tests::engine_tensors(model, tokens);
   eval::UnitOracle oracle(model.checkpoint(), model.team(), eval::shipped_profile("f32"));
-  for (const auto& [id, matrix] : engine.all) {
+  for (const auto& entry : engine.all) {
+    const TensorId id = entry.first;
+    const eval::Matrix& matrix = entry.second;
     if (id.layer > 1) continue;
     const auto result = oracle.evaluate(engine, id);
     const std::size_t token = 7, channel = 11;
