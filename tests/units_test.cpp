@@ -23,8 +23,6 @@ using namespace neoxref;
 using engine::Tensor;
 using engine::TensorId;
 
-constexpr double infinity = std::numeric_limits<double>::infinity();
-
 std::filesystem::path mini() {
   return tests::source_dir() / "datasets/mini";
 }
