@@ -68,8 +68,7 @@ std::vector<Deviation> known_deviations(const engine::Config& config) {
         [narrow](Rules& rules) { rules.layer_norm_eps = static_cast<double>(narrow); });
   }
   for (const Number& share : rotary_shares) {
-    const auto dims =
-        static_cast<std::size_t>(static_cast<double>(config.head_dim) * share.value);
+    const auto dims = static_cast<std::size_t>(static_cast<double>(config.head_dim) * share.value);
     if (dims == config.rotary_dims || dims % 2 != 0) continue;
     add("rotary_pct " + std::string(share.text), "rotary_pct",
         [dims](Rules& rules) { rules.rotary_dims = dims; });
@@ -95,8 +94,7 @@ std::vector<Deviation> known_deviations(const engine::Config& config) {
       [parallel](Rules& rules) { rules.parallel_residual = !parallel; });
   add("no final norm", "final norm", [](Rules& rules) { rules.final_norm = false; });
   for (const Bias& bias : biases) {
-    const bool of_attention =
-        bias.weight == Weight::qkv_bias || bias.weight == Weight::dense_bias;
+    const bool of_attention = bias.weight == Weight::qkv_bias || bias.weight == Weight::dense_bias;
     if (of_attention && !config.attention_bias) continue;
     const Tensor tensor = bias.tensor;
     const std::string name = "no bias in " + std::string(bias.name);

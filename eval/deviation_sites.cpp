@@ -50,21 +50,12 @@ SiteMeter::SiteMeter(const engine::Checkpoint& checkpoint, engine::Team& team,
                      const TensorSource& source, RuledUnits::Options options,
                      std::span<const Deviation> known)
     : config_(checkpoint.config()),
-      source_(source),
       known_(known),
       tokens_(options.tokens),
       units_(checkpoint, team, source, std::move(options)) {}
 
 Rules SiteMeter::rules(const std::set<std::size_t>& which) const {
   return with_deviations(config_, known_, which);
-}
-
-void SiteMeter::begin(const DeviationSite& site, const std::set<std::size_t>& base) {
-  units_.begin(site.layer, rules(base));
-}
-
-double SiteMeter::rms_of_source(const TensorId& id) {
-  return rms(units_.of_source(id));
 }
 
 SiteMeter::Error SiteMeter::error(const TensorId& target, const std::set<std::size_t>& base) {

@@ -26,13 +26,12 @@ std::vector<DeviationSite> deviation_sites(const TensorSource& source,
 Rules with_deviations(const engine::Config& config, std::span<const Deviation> known,
                       const std::set<std::size_t>& which);
 
-/// How an honest run is off its units, for one tensor.
+/// How honest runs are off their units, for one tensor.
 struct UnitNoise {
-  std::vector<double> weights;   ///< [columns] 1 / (mean square of the column + 1 % of that of all)
-  double mean_square = 0.0;      ///< weighted: what ratios are measured in
-  double largest_token = 0.0;    ///< the same of the worst token
-  double rms_value = 0.0;        ///< of the unit's value
-  std::map<engine::TensorId, double> rms_inputs{};  ///< of tensors of the source around it
+  std::vector<double> weights;  ///< [columns] 1 / (mean square of the column + 10 % of that of all)
+  double rms_error = 0.0;       ///< mean over runs
+  double largest_token = 0.0;   ///< RMS error of the worst token of all runs
+  double rms_value = 0.0;       ///< of the unit's value
 };
 
 /// Own errors of one source, as a matched filter needs them.
@@ -47,6 +46,10 @@ public:
     std::shared_ptr<const Matrix64> value;
   };
   Error error(const engine::TensorId& target, const std::set<std::size_t>& base);
+  /// The deviations may change the target's unit.
+  bool acts(const engine::TensorId& target, const std::set<std::size_t>& which) const {
+    return units_.differs(target, rules(which), rules({}));
+  }
 
   /// One filter per known deviation: own errors under `base`, signature unit(base + deviation) -
   /// unit(base). None for those in `base`, those of a family in it, and those that act nowhere here.
@@ -59,16 +62,10 @@ public:
   MatchedFilter together(const DeviationSite& site, const std::set<std::size_t>& base,
                          const std::map<engine::TensorId, UnitNoise>& noise);
 
-  /// RMS of what the source has of this tensor, numbers only.
-  double rms_of_source(const engine::TensorId& id);
-  bool has(const engine::TensorId& id) const { return source_.has(id); }
-
 private:
-  void begin(const DeviationSite& site, const std::set<std::size_t>& base);
   Rules rules(const std::set<std::size_t>& which) const;
 
   const engine::Config& config_;
-  const TensorSource& source_;
   std::span<const Deviation> known_;
   std::size_t tokens_;
   RuledUnits units_;

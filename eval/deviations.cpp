@@ -20,8 +20,14 @@ using Filters = std::vector<std::optional<MatchedFilter>>;
 constexpr double free_play = 0.1;
 /// Standard errors that a beta may be off 1.
 constexpr double most_off = 4.0;
+/// Of two that take away about as much (this share of the sum of squares) neither is the better one.
+constexpr double as_near = 0.9;
+/// No standard error is taken for smaller.
+constexpr double least_error = 1e-12;
 /// A fit that leaves less than this share of an own error accounts for it.
-constexpr double left_over = 0.02;
+constexpr double left_over = 0.1;
+/// Tokens that must show a deviation.
+constexpr std::size_t least_clusters = 6;
 
 struct Beta {
   double value = 0.0;
@@ -41,7 +47,11 @@ public:
   Search(const engine::Checkpoint& checkpoint, engine::Team& team, const Profile& profile,
          const TensorSource* other, const TensorSource* reference,
          std::span<const TensorSource* const> honest, const DeviationOptions& options)
-      : config_(checkpoint.config()),
+      : checkpoint_(checkpoint),
+        team_(team),
+        profile_(profile),
+        source_(other),
+        config_(checkpoint.config()),
         options_(options),
         known_(known_deviations(config_)),
         sites_(deviation_sites(other != nullptr ? *other : *honest.front(), config_)) {
@@ -57,7 +67,8 @@ public:
     tokens_ = limits.tokens;
     if (tokens_ == 0) throw engine::Error("tokens", "there are none");
     for (const TensorSource* run : honest) {
-      runs_.push_back(std::make_unique<OnlyThese>(*run, compared(other ? *other : *honest.front())));
+      runs_.push_back(
+          std::make_unique<OnlyThese>(*run, compared(other ? *other : *honest.front())));
       honest_.push_back(
           std::make_unique<SiteMeter>(checkpoint, team, *runs_.back(), limits, known_));
     }
@@ -73,8 +84,12 @@ public:
 
   DeviationReport run() {
     for (std::size_t i = 0; i < sites_.size(); ++i) measure_honest(i);
+    for (std::size_t number = 0; number < known_.size(); ++number) {
+      can_be_told_.push_back(power_of(number) >= options_.least_power);
+    }
     if (other_) {
       for (std::size_t i = 0; i < sites_.size(); ++i) decide_site(i);
+      agree_in_families();
       decide_together();
     }
     DeviationReport report;
@@ -104,16 +119,28 @@ private:
   void measure_noise(const TensorId& target);
   double null_of(const std::vector<std::size_t>& sites, std::size_t number) const;
   double honest_error_of(const std::vector<std::size_t>& sites, std::size_t number) const;
+  std::vector<std::size_t> where_it_acts(std::size_t number) const;
+  double power_of(std::size_t number) const;
   Beta beta_of(const std::vector<std::size_t>& sites, std::size_t number) const;
   bool allowed(std::size_t site, std::size_t number) const;
-  void remeasure(std::size_t site) { filters_[site] = other_->each(sites_[site], base_[site], noise_); }
+  void remeasure(std::size_t site) {
+    filters_[site] = other_->each(sites_[site], base_[site], noise_);
+  }
   void decide_site(std::size_t site);
   bool drop_worst(std::size_t site);
   void decide_together();
+  void agree_in_families();
+  Beta beta_around(const std::vector<std::size_t>& sites, const std::string& family,
+                   std::size_t number);
   void add_finding(std::size_t number, DeviationReport& report);
   Beta flagged_beta(const std::vector<std::size_t>& sites, std::size_t number);
   void find_unexplained(DeviationReport& report);
+  bool within_bound(const TensorId& target);
 
+  const engine::Checkpoint& checkpoint_;
+  engine::Team& team_;
+  const Profile& profile_;
+  const TensorSource* source_;
   const engine::Config& config_;
   DeviationOptions options_;
   std::vector<Deviation> known_;
@@ -122,12 +149,36 @@ private:
   std::vector<std::unique_ptr<OnlyThese>> runs_;
   std::vector<std::unique_ptr<SiteMeter>> honest_;
   std::unique_ptr<SiteMeter> other_;
+  std::unique_ptr<UnitOracle> oracle_;
   std::map<TensorId, UnitNoise> noise_;
   std::vector<std::vector<Filters>> honest_filters_;  ///< [sites, runs]
   std::vector<Filters> filters_;                      ///< [sites] of other, around base_
   std::vector<Set> base_;                             ///< [sites] what is held to be there
+  std::vector<bool> can_be_told_;                     ///< [known]
   std::vector<Set> refused_;                          ///< [sites] what was there and did not stand
 };
+
+struct OwnError {
+  double rms = 0.0;
+  double largest_token = 0.0;  ///< RMS of the worst token
+};
+
+/// Over the tokens whose errors are numbers.
+OwnError own_error(const Matrix64& error) {
+  OwnError own;
+  std::size_t rows = 0;
+  for (std::size_t t = 0; t < error.rows; ++t) {
+    double sum = 0.0;
+    for (std::size_t c = 0; c < error.columns; ++c) sum += error.row(t)[c] * error.row(t)[c];
+    if (!std::isfinite(sum)) continue;
+    sum /= static_cast<double>(error.columns);
+    own.rms += sum;
+    own.largest_token = std::max(own.largest_token, std::sqrt(sum));
+    ++rows;
+  }
+  if (rows > 0) own.rms = std::sqrt(own.rms / static_cast<double>(rows));
+  return own;
+}
 
 void Search::measure_noise(const TensorId& target) {
   std::vector<SiteMeter::Error> runs;
@@ -149,19 +200,12 @@ void Search::measure_noise(const TensorId& target) {
   for (double& square : noise.weights) squares += square /= count;
   // Where honest runs are exact, a difference in the last digits of binary32 is as good as any.
   const double least = std::pow(0x1p-30 * noise.rms_value, 2) + std::numeric_limits<double>::min();
-  const double floor = 0.01 * squares / static_cast<double>(columns) + least;
+  const double floor = 0.1 * squares / static_cast<double>(columns) + least;
   for (double& square : noise.weights) square = 1.0 / (square + floor);
   for (const SiteMeter::Error& run : runs) {
-    for (std::size_t t = 0; t < tokens_; ++t) {
-      double sum = 0.0;
-      for (std::size_t c = 0; c < columns; ++c) {
-        const double error = run.error.row(t)[c];
-        if (std::isfinite(error)) sum += noise.weights[c] * error * error;
-      }
-      sum /= static_cast<double>(columns);
-      noise.mean_square += sum / count;
-      noise.largest_token = std::max(noise.largest_token, sum);
-    }
+    const OwnError own = own_error(run.error);
+    noise.rms_error += own.rms / static_cast<double>(runs.size());
+    noise.largest_token = std::max(noise.largest_token, own.largest_token);
   }
   noise_[target] = std::move(noise);
 }
@@ -212,6 +256,20 @@ double Search::honest_error_of(const std::vector<std::size_t>& sites, std::size_
   return std::sqrt(squares / static_cast<double>(honest_.size()));
 }
 
+std::vector<std::size_t> Search::where_it_acts(std::size_t number) const {
+  std::vector<std::size_t> sites;
+  for (std::size_t site = 0; site < sites_.size(); ++site) {
+    if (honest_filters_[site].front()[number]) sites.push_back(site);
+  }
+  return sites;
+}
+
+double Search::power_of(std::size_t number) const {
+  const std::vector<std::size_t> sites = where_it_acts(number);
+  if (sites.empty()) return 0.0;
+  return 1.0 / std::hypot(honest_error_of(sites, number), null_of(sites, number));
+}
+
 Beta Search::beta_of(const std::vector<std::size_t>& sites, std::size_t number) const {
   const auto filter =
       pool(sites, number, [&](std::size_t site) -> const Filters& { return filters_[site]; });
@@ -222,11 +280,14 @@ Beta Search::beta_of(const std::vector<std::size_t>& sites, std::size_t number) 
   beta.value = fit.beta[0];
   beta.standard_error = fit.standard_error[0];
   beta.change = filter->change_when_taken();
+  if (fit.clusters < least_clusters) {
+    beta.standard_error = std::numeric_limits<double>::infinity();
+  }
   return beta;
 }
 
 bool Search::allowed(std::size_t site, std::size_t number) const {
-  return filters_[site][number] && !refused_[site].contains(number);
+  return filters_[site][number] && can_be_told_[number] && !refused_[site].contains(number);
 }
 
 /// Takes what brings the unit nearest to the other's, one after the other, each time around all that was
@@ -304,6 +365,61 @@ void Search::decide_together() {
   }
 }
 
+/// The filter of a deviation over some sites, around all that is held there but its family.
+Beta Search::beta_around(const std::vector<std::size_t>& sites, const std::string& family,
+                         std::size_t number) {
+  std::vector<Filters> around(sites_.size());
+  for (const std::size_t site : sites) {
+    Set base = base_[site];
+    std::erase_if(base, [&](std::size_t held) { return known_[held].family == family; });
+    around[site] = other_->each(sites_[site], base, noise_);
+  }
+  const auto filter =
+      pool(sites, number, [&](std::size_t site) -> const Filters& { return around[site]; });
+  Beta beta;
+  beta.null = null_of(sites, number);
+  if (!filter) return beta;
+  const FilterFit fit = filter->fit();
+  beta.value = fit.beta[0];
+  beta.standard_error = fit.standard_error[0];
+  beta.change = filter->change_when_taken();
+  return beta;
+}
+
+/// Members of a family can be much alike (values of eps), and layers may have settled on different ones:
+/// then the one that fits all of those layers together best is taken in all, where it stands there.
+void Search::agree_in_families() {
+  std::map<std::string, Set> members;
+  for (const Set& base : base_) {
+    for (const std::size_t number : base) members[known_[number].family].insert(number);
+  }
+  for (const auto& [family, numbers] : members) {
+    if (numbers.size() < 2) continue;
+    std::vector<std::size_t> sites;
+    for (std::size_t site = 0; site < sites_.size(); ++site) {
+      for (const std::size_t number : base_[site]) {
+        if (numbers.contains(number)) sites.push_back(site);
+      }
+    }
+    std::optional<std::size_t> best;
+    double change = 0.0;
+    for (const std::size_t number : numbers) {
+      const Beta beta = beta_around(sites, family, number);
+      if (beta.change < change && beta.is_one(0.0)) {
+        change = beta.change;
+        best = number;
+      }
+    }
+    if (!best) continue;
+    for (const std::size_t site : sites) {
+      if (!beta_around({site}, family, *best).is_one(0.0)) continue;
+      std::erase_if(base_[site], [&](std::size_t held) { return numbers.contains(held); });
+      base_[site].insert(*best);
+      remeasure(site);
+    }
+  }
+}
+
 /// Over sites with the same deviations one fit; of such groups the mean by inverse variance.
 Beta Search::flagged_beta(const std::vector<std::size_t>& sites, std::size_t number) {
   std::map<Set, MatchedFilter> groups;
@@ -317,8 +433,8 @@ Beta Search::flagged_beta(const std::vector<std::size_t>& sites, std::size_t num
   for (const auto& [base, filter] : groups) {
     const FilterFit fit = filter.fit();
     const auto at = static_cast<std::size_t>(std::distance(base.begin(), base.find(number)));
-    const double error = std::max(fit.standard_error[at], std::numeric_limits<double>::min());
-    const double weight = std::min(1.0 / (error * error), 1e300);
+    const double error = std::max(fit.standard_error[at], least_error);
+    const double weight = 1.0 / (error * error);
     weights += weight;
     sum += weight * (1.0 + fit.beta[at]);
   }
@@ -330,11 +446,10 @@ Beta Search::flagged_beta(const std::vector<std::size_t>& sites, std::size_t num
 }
 
 void Search::add_finding(std::size_t number, DeviationReport& report) {
-  std::vector<std::size_t> acts;
+  const std::vector<std::size_t> acts = where_it_acts(number);
   std::vector<std::size_t> found;
   std::vector<std::size_t> open;
   for (std::size_t site = 0; site < sites_.size(); ++site) {
-    if (honest_filters_[site].front()[number]) acts.push_back(site);
     if (base_[site].contains(number)) found.push_back(site);
     if (other_ && filters_[site][number]) open.push_back(site);
   }
@@ -342,32 +457,22 @@ void Search::add_finding(std::size_t number, DeviationReport& report) {
   DeviationFinding finding;
   finding.name = known_[number].name;
   finding.null = null_of(acts, number);
-  const double honest_error = honest_error_of(acts, number);
-  finding.power = 1.0 / std::hypot(honest_error, finding.null);
-  finding.can_be_told = finding.power >= options_.least_power;
-  finding.standard_error = honest_error;
+  finding.power = power_of(number);
+  finding.can_be_told = can_be_told_[number];
+  finding.standard_error = honest_error_of(acts, number);
   if (!found.empty()) {
     const Beta beta = flagged_beta(found, number);
     finding.flagged = true;
     finding.beta = beta.value;
     finding.standard_error = beta.standard_error;
-    for (const std::size_t site : found) {
-      finding.layers.push_back(sites_[site].layer);
-      const Set without = [&] {
-        Set set = base_[site];
-        set.erase(number);
-        return set;
-      }();
-      const Filters around = other_->each(sites_[site], without, noise_);
-      for (std::size_t rival = 0; rival < known_.size(); ++rival) {
-        if (rival == number || known_[rival].family != known_[number].family) continue;
-        if (!around[rival] || site != found.front()) continue;
-        const FilterFit fit = around[rival]->fit();
-        const double error = std::hypot(fit.standard_error[0], null_of({site}, rival));
-        if (std::abs(fit.beta[0] - 1.0) <= most_off * error) {
-          finding.alternatives.push_back(known_[rival].name);
-        }
-      }
+    for (const std::size_t site : found) finding.layers.push_back(sites_[site].layer);
+    const std::string& family = known_[number].family;
+    const Beta taken = beta_around(found, family, number);
+    for (std::size_t rival = 0; rival < known_.size(); ++rival) {
+      if (rival == number || known_[rival].family != family) continue;
+      const Beta other = beta_around(found, family, rival);
+      const bool as_good = other.change <= as_near * taken.change;
+      if (as_good && other.is_one(0.0)) finding.alternatives.push_back(known_[rival].name);
     }
   } else if (!open.empty()) {
     const Beta beta = beta_of(open, number);
@@ -377,36 +482,35 @@ void Search::add_finding(std::size_t number, DeviationReport& report) {
   report.findings.push_back(std::move(finding));
 }
 
+/// Honest runs of another make than the simulated ones are off by more at times; a bound says by how much
+/// they may be.
+bool Search::within_bound(const TensorId& target) {
+  if (!oracle_) oracle_ = std::make_unique<UnitOracle>(checkpoint_, team_, profile_);
+  const std::optional<Matrix> output = source_->get(target);
+  if (!output) return false;
+  const UnitSummary summary = oracle_->measure(*source_, target, *output);
+  return summary.without_bound == 0 && summary.over_bound == 0;
+}
+
 void Search::find_unexplained(DeviationReport& report) {
   for (std::size_t site = 0; site < sites_.size(); ++site) {
     for (const TensorId& target : sites_[site].targets) {
       const SiteMeter::Error own = other_->error(target, base_[site]);
       const UnitNoise& noise = noise_.at(target);
-      double squares = 0.0;
-      double largest = 0.0;
-      std::size_t rows = 0;
-      for (std::size_t t = 0; t < tokens_; ++t) {
-        double sum = 0.0;
-        for (std::size_t c = 0; c < own.error.columns; ++c) {
-          sum += noise.weights[c] * own.error.row(t)[c] * own.error.row(t)[c];
-        }
-        if (!std::isfinite(sum)) continue;
-        sum /= static_cast<double>(own.error.columns);
-        squares += sum;
-        largest = std::max(largest, sum);
-        ++rows;
-      }
-      if (rows == 0) continue;
+      const OwnError found = own_error(own.error);
       // Rounding grows with what is rounded, and another's tensors may be larger.
-      const double larger = std::max(1.0, rms(*own.value) / noise.rms_value);
-      const double ratio =
-          std::max(std::sqrt(squares / static_cast<double>(rows) / noise.mean_square),
-                   std::sqrt(largest / noise.largest_token)) /
-          larger;
+      const double larger =
+          noise.rms_value > 0.0 ? std::max(1.0, rms(*own.value) / noise.rms_value) : 1.0;
+      const double least = 0x1p-30 * noise.rms_value + std::numeric_limits<double>::min();
+      const double ratio = std::max(found.rms / (noise.rms_error + least),
+                                    found.largest_token / (noise.largest_token + least)) /
+                           larger;
       if (!(ratio > options_.significant)) continue;
-      if (!base_[site].empty()) {
+      if (other_->acts(target, base_[site])) {
         const double before = rms(other_->error(target, {}).error);
         if (rms(own.error) < left_over * before) continue;
+      } else if (within_bound(target)) {
+        continue;
       }
       report.unexplained.push_back({target, ratio});
     }
@@ -424,8 +528,7 @@ DeviationReport find_deviations(const engine::Checkpoint& checkpoint, engine::Te
 }
 
 DeviationReport deviation_power(const engine::Checkpoint& checkpoint, engine::Team& team,
-                                const Profile& profile,
-                                std::span<const TensorSource* const> honest,
+                                const Profile& profile, std::span<const TensorSource* const> honest,
                                 const DeviationOptions& options) {
   return Search(checkpoint, team, profile, nullptr, nullptr, honest, options).run();
 }

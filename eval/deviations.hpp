@@ -48,8 +48,8 @@ struct UnexplainedError {
 };
 
 struct DeviationReport {
-  std::size_t tokens = 0;  ///< that were looked at: the first of the sequence
-  std::size_t runs = 0;    ///< honest ones that gave the null
+  std::size_t tokens = 0;                    ///< that were looked at: the first of the sequence
+  std::size_t runs = 0;                      ///< honest ones that gave the null
   std::vector<DeviationFinding> findings{};  ///< flagged ones first, the strongest first
   std::vector<UnexplainedError> unexplained{};
   bool none_explains() const { return !unexplained.empty(); }
@@ -78,8 +78,7 @@ DeviationReport find_deviations(const engine::Checkpoint& checkpoint, engine::Te
 /// What find_deviations could tell from a dump with the tensors of honest[0]: findings with beta and
 /// null of honest runs. Errors: as find_deviations.
 DeviationReport deviation_power(const engine::Checkpoint& checkpoint, engine::Team& team,
-                                const Profile& profile,
-                                std::span<const TensorSource* const> honest,
+                                const Profile& profile, std::span<const TensorSource* const> honest,
                                 const DeviationOptions& options = {});
 
 /// Seeded runs of the profile (eval/envelope.hpp) over the first tokens of a sequence.

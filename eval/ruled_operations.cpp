@@ -64,7 +64,7 @@ Matrix64 product(engine::Team& team, const engine::TensorView& weight, const Mat
   Matrix64 y{x.rows, width, std::vector<double>(x.rows * width)};
   std::vector<double> rows(team.threads() * inputs);
   const simd::Dtype dtype = weight_dtype(weight);
-  const auto item = [&](std::size_t number, std::size_t participant) {
+  auto item = [&](std::size_t number, std::size_t participant) {
     const std::span<double> row(rows.data() + participant * inputs, inputs);
     const std::size_t end = std::min(width, (number + 1) * rows_of_item);
     for (std::size_t n = number * rows_of_item; n < end; ++n) {
@@ -98,7 +98,8 @@ Matrix64 embedding(const engine::Checkpoint& checkpoint, std::span<const std::in
                           "0 to " + std::to_string(checkpoint.config().vocab - 1),
                           std::to_string(tokens[t]));
     }
-    widen_row(tensor, weight_dtype(tensor), static_cast<std::size_t>(tokens[t]), {x.row(t), hidden});
+    widen_row(tensor, weight_dtype(tensor), static_cast<std::size_t>(tokens[t]),
+              {x.row(t), hidden});
   }
   return x;
 }
@@ -201,7 +202,7 @@ Matrix64 attend(engine::Team& team, const Matrix64& q, const Matrix64& k, const 
   const std::size_t head_dim = q.columns / heads;
   Matrix64 context{tokens, q.columns, std::vector<double>(q.values.size())};
   std::vector<double> scratch(team.threads() * tokens * (head_dim + 1));
-  const auto head_item = [&](std::size_t head, std::size_t participant) {
+  auto head_item = [&](std::size_t head, std::size_t participant) {
     // [head_dim][tokens]: sums over head_dim run side by side for neighbouring slots.
     double* keys = scratch.data() + participant * tokens * (head_dim + 1);
     double* weights = keys + tokens * head_dim;

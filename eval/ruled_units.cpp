@@ -31,7 +31,7 @@ bool Rules::differs_at(Tensor tensor, const Rules& other) const {
   const bool rotary = rotary_dims != other.rotary_dims || interleaved != other.interleaved ||
                       qkv_order != other.qkv_order;
   const bool eps = layer_norm_eps < other.layer_norm_eps || layer_norm_eps > other.layer_norm_eps;
-  if (flushed != other.flushed) return true;
+  if (flushed != other.flushed && tensor != Tensor::act) return true;
   switch (tensor) {
     case Tensor::embed_in:
     case Tensor::layer_output:
@@ -137,9 +137,8 @@ std::vector<TensorId> RuledUnits::parents(const TensorId& id) const {
     case Tensor::rotary_k:
       return {{Tensor::query_key_value, layer}};
     case Tensor::context:
-      return {{Tensor::query_key_value, layer},
-              {Tensor::rotary_q, layer},
-              {Tensor::rotary_k, layer}};
+      return {
+          {Tensor::query_key_value, layer}, {Tensor::rotary_q, layer}, {Tensor::rotary_k, layer}};
     case Tensor::dense:
       return {{Tensor::context, layer}};
     case Tensor::post_attention_layernorm:
@@ -240,10 +239,11 @@ RuledUnits::Held RuledUnits::operate(const TensorId& id, const Rules& rules) {
       result = linear(Tensor::context, Weight::dense_weight, Weight::dense_bias);
       break;
     case Tensor::post_attention_layernorm:
-      result = rules.parallel_residual
-                   ? norm(*value(before, rules), Weight::post_norm_weight, Weight::post_norm_bias)
-                   : norm(sum({value(before, rules).get(), value({Tensor::dense, layer}, rules).get()}),
-                          Weight::post_norm_weight, Weight::post_norm_bias);
+      result =
+          rules.parallel_residual
+              ? norm(*value(before, rules), Weight::post_norm_weight, Weight::post_norm_bias)
+              : norm(sum({value(before, rules).get(), value({Tensor::dense, layer}, rules).get()}),
+                     Weight::post_norm_weight, Weight::post_norm_bias);
       break;
     case Tensor::dense_h_to_4h:
       result = linear(Tensor::post_attention_layernorm, Weight::mlp_up_weight, Weight::mlp_up_bias);
@@ -256,8 +256,9 @@ RuledUnits::Held RuledUnits::operate(const TensorId& id, const Rules& rules) {
       result = linear(Tensor::act, Weight::mlp_down_weight, Weight::mlp_down_bias);
       break;
     case Tensor::layer_output:
-      result = sum({value({Tensor::dense, layer}, rules).get(),
-                    value({Tensor::dense_4h_to_h, layer}, rules).get(), value(before, rules).get()});
+      result =
+          sum({value({Tensor::dense, layer}, rules).get(),
+               value({Tensor::dense_4h_to_h, layer}, rules).get(), value(before, rules).get()});
       break;
     case Tensor::final_layer_norm: {
       const Held x = value({Tensor::layer_output, config_.layers - 1}, rules);
@@ -265,8 +266,8 @@ RuledUnits::Held RuledUnits::operate(const TensorId& id, const Rules& rules) {
       break;
     }
     case Tensor::embed_out:
-      result = logits_of(team_, checkpoint_, *value({Tensor::final_layer_norm}, rules),
-                         logit_columns());
+      result =
+          logits_of(team_, checkpoint_, *value({Tensor::final_layer_norm}, rules), logit_columns());
       break;
   }
   finish(result, id, rules);
@@ -310,10 +311,9 @@ Matrix64 RuledUnits::context(const TensorId& id, const Rules& rules) {
   attention.first_slot = rules.first_token ? 0 : 1;
   attention.ahead = rules.sees == Sees::one_ahead ? 1 : rules.sees == Sees::only_before ? -1 : 0;
   attention.more_tokens = source_.tokens().size() > options_.tokens;
-  attention.scale =
-      rules.scaled ? static_cast<double>(static_cast<float>(
-                         1.0 / std::sqrt(static_cast<double>(config_.head_dim))))
-                   : 1.0;
+  attention.scale = rules.scaled ? static_cast<double>(static_cast<float>(
+                                       1.0 / std::sqrt(static_cast<double>(config_.head_dim))))
+                                 : 1.0;
   return attend(team_, *q, k, v, config_.heads, attention);
 }
 
@@ -342,7 +342,7 @@ void RuledUnits::finish(Matrix64& matrix, const TensorId& id, const Rules& rules
   if (id.tensor == Tensor::embed_out && rules.logits) {
     for (double& x : matrix.values) x = round_to(*rules.logits, x);
   }
-  if (!rules.flushed) return;
+  if (!rules.flushed || id.tensor == Tensor::act) return;
   const Format format = options_.profile.stored(id.tensor);
   if (format == Format::kld16) return;
   const double least = format_limits(format).least_normal;

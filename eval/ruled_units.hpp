@@ -22,8 +22,8 @@ namespace neoxref::eval {
 
 /// How the rows of query_key_value are read. The contract's: [heads][q, k, v][head_dim].
 enum class QkvOrder : std::uint8_t {
-  heads_first,    ///< [heads][3][head_dim]
-  kinds_first,    ///< [3][heads][head_dim]
+  heads_first,       ///< [heads][3][head_dim]
+  kinds_first,       ///< [3][heads][head_dim]
   dims_before_kinds  ///< [heads][head_dim][3]
 };
 /// Which slots a token sees. The contract's: itself and those before.
@@ -42,10 +42,12 @@ struct Rules {
   bool first_token = true;  ///< false: slot 0 is not seen
   bool scaled = true;       ///< scores take 1 / sqrt(head_dim)
   bool parallel_residual = true;
-  bool final_norm = true;                ///< false: a copy
+  bool final_norm = true;                   ///< false: a copy
   std::set<engine::Tensor> without_bias{};  ///< linear layers
-  bool flushed = false;                  ///< results below the storage's least normal number are 0
-  std::optional<Format> logits{};        ///< rounded to it
+  /// Results below the storage's least normal number are 0. Not those of the activation, whose usual
+  /// forms (1 + erf) are 0 there anyway.
+  bool flushed = false;
+  std::optional<Format> logits{};  ///< rounded to it
 
   /// The contract's for this model.
   explicit Rules(const engine::Config& config);
