@@ -24,8 +24,9 @@ constexpr double most_off = 4.0;
 constexpr double as_near = 0.9;
 /// No standard error is taken for smaller.
 constexpr double least_error = 1e-12;
-/// A fit that leaves less than this share of an own error accounts for it.
-constexpr double left_over = 0.1;
+/// A fit that leaves less than this share of an own error's RMS accounts for it: where values were rounded,
+/// those near a midpoint go the other way.
+constexpr double left_over = 0.2;
 /// Tokens that must show a deviation.
 constexpr std::size_t least_clusters = 6;
 
@@ -42,6 +43,18 @@ struct Beta {
   }
 };
 
+/// Those that honest backends of the profile do not have.
+std::vector<Deviation> deviations_from(const engine::Config& config, const Profile& profile) {
+  std::vector<Deviation> known = known_deviations(config);
+  std::erase_if(known, [&](const Deviation& deviation) {
+    Rules rules(config);
+    deviation.apply(rules);
+    const Format stored = profile.stored(engine::Tensor::embed_out);
+    return rules.logits && (stored == Format::kld16 || fits(stored, *rules.logits));
+  });
+  return known;
+}
+
 class Search {
 public:
   Search(const engine::Checkpoint& checkpoint, engine::Team& team, const Profile& profile,
@@ -53,7 +66,7 @@ public:
         source_(other),
         config_(checkpoint.config()),
         options_(options),
-        known_(known_deviations(config_)),
+        known_(deviations_from(config_, profile)),
         sites_(deviation_sites(other != nullptr ? *other : *honest.front(), config_)) {
     RuledUnits::Options limits;
     limits.tokens = options.most_tokens;
