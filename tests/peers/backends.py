@@ -1,0 +1,155 @@
+#!/usr/bin/env python3
+# SPDX-License-Identifier: Apache-2.0
+"""Real backends against goldens: what they compute from a model, and what `neoxref compare` says.
+
+usage: tests/peers/backends.py NEOXREF MODEL --venv DIR -o OUT [--tokens N] [--only NAME ...]
+
+Backends: transformers in float32 and bfloat16, eager and sdpa; onnxruntime on an export of
+transformers; CTranslate2. Each writes OUT/NAME.safetensors (names of docs/tensors.md), which is
+compared with a golden of the same tokens under the profile that the backend should have, and with one
+bug put in. DIR is a virtual environment; it is made, and the backends are installed from PyPI, when
+it does not exist. Exit 1 when a backend is flagged or a bug is not."""
+import argparse
+import json
+import os
+import pathlib
+import subprocess
+import sys
+import tempfile
+import venv
+
+PACKAGES = ("torch==2.13.0", "transformers==5.23.0", "safetensors==0.8.0", "numpy==2.4.6",
+            "onnx==1.23.2", "onnxscript==0.7.2", "onnxruntime==1.32.0", "ctranslate2==4.8.5")
+HERE = pathlib.Path(__file__).resolve().parent
+
+
+def enter(folder):
+    """Goes on in the virtual environment, making it first where there is none."""
+    python = folder / "bin" / "python"
+    if not python.exists():
+        venv.create(folder, with_pip=True)
+        subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
+    if pathlib.Path(sys.prefix).resolve() != folder.resolve():
+        os.execv(python, [str(python), *sys.argv])
+
+
+def transformers(dtype, attention, patches=()):
+    def run(model, ids):
+        import neox_dumps as peers
+        import torch
+        return peers.record(peers.load(model, getattr(torch, dtype), attention), ids,
+                            [peers.DEVIATIONS[name] for name in patches])
+    return run
+
+
+def onnxruntime(model, ids):
+    """Outputs: the logits, and what each layer gives."""
+    import neox_dumps as peers
+    import onnxruntime as ort
+    import torch
+    loaded = peers.load(model, torch.float32, "sdpa")
+    layers = loaded.config.num_hidden_layers
+    names = ["embed_out"] + [f"gpt_neox.layers.{n}" for n in range(layers)]
+
+    class Outputs(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.model = loaded
+
+        def forward(self, input_ids):
+            kept = []
+            handles = [layer.register_forward_hook(
+                lambda _m, _i, out: kept.append(out[0] if isinstance(out, tuple) else out))
+                for layer in self.model.gpt_neox.layers]
+            logits = self.model(input_ids, use_cache=False).logits
+            for handle in handles:
+                handle.remove()
+            return (logits, *kept)
+
+    ids = torch.as_tensor(ids, dtype=torch.int64)[None]
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "model.onnx"
+        with torch.no_grad():
+            torch.onnx.export(Outputs().eval(), (ids,), path, input_names=["input_ids"],
+                              output_names=names, dynamo=True, verbose=False)
+        session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
+        values = session.run(names, {session.get_inputs()[0].name: ids.numpy()})
+    return {"input_ids": ids, **{name: torch.from_numpy(value) for name, value in zip(names, values)}}
+
+
+def ctranslate2(model, ids):
+    import ctranslate2 as ct2
+    import numpy
+    import torch
+    from transformers import GPTNeoXConfig, GPTNeoXForCausalLM
+    # Its converter reads the names of transformers 4.
+    GPTNeoXForCausalLM.embed_out = property(lambda loaded: loaded.lm_head)
+    GPTNeoXConfig.rotary_pct = property(
+        lambda config: config.rope_parameters["partial_rotary_factor"])
+    GPTNeoXConfig.rotary_emb_base = property(lambda config: config.rope_parameters["rope_theta"])
+    with tempfile.TemporaryDirectory() as folder:
+        out = pathlib.Path(folder) / "converted"
+        ct2.converters.TransformersConverter(str(model)).convert(str(out))
+        generator = ct2.Generator(str(out), device="cpu", compute_type="float32")
+        logits = numpy.array(generator.forward_batch([list(map(int, ids))]))
+    return {"input_ids": torch.as_tensor(ids, dtype=torch.int64)[None],
+            "embed_out": torch.from_numpy(logits.astype(numpy.float32))}
+
+
+def backends():
+    """{name: (how, profile, bug)}; a bug must be flagged."""
+    all_of_them = {}
+    for dtype, profile in (("float32", "f32"), ("bfloat16", "bf16-acc32")):
+        for attention in ("eager", "sdpa"):
+            name = f"transformers-{dtype}-{attention}"
+            right = "bf16-flash" if (dtype, attention) == ("bfloat16", "sdpa") else profile
+            all_of_them[name] = (transformers(dtype, attention), right, False)
+        for bug in ("activation quick_gelu", "rotary pairs interleaved", "no bias in dense",
+                    "sees one token ahead", "no attention scale", "no final norm"):
+            name = f"transformers-{dtype}-{bug}".replace(" ", "-")
+            all_of_them[name] = (transformers(dtype, "eager", [bug]), profile, True)
+    all_of_them["onnxruntime"] = (onnxruntime, "f32", False)
+    all_of_them["ctranslate2"] = (ctranslate2, "f32", False)
+    return all_of_them
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("neoxref", type=pathlib.Path)
+    parser.add_argument("model", type=pathlib.Path)
+    parser.add_argument("--venv", type=pathlib.Path, required=True)
+    parser.add_argument("-o", dest="out", type=pathlib.Path, required=True)
+    parser.add_argument("--tokens", type=int, default=96)
+    parser.add_argument("--only", nargs="*")
+    options = parser.parse_args()
+    enter(options.venv)
+    sys.path.insert(0, str(HERE))
+    import numpy
+    import safetensors.torch
+    options.out.mkdir(parents=True, exist_ok=True)
+    vocab = json.loads((options.model / "config.json").read_text())["vocab_size"]
+    ids = numpy.random.Generator(numpy.random.PCG64(1)).integers(vocab, size=options.tokens)
+    golden = options.out / "golden"
+    if not golden.exists():
+        subprocess.run([options.neoxref, "golden", options.model, "--tokens",
+                        ",".join(map(str, ids)), "-o", golden], check=True)
+    wrong = []
+    for name, (run, profile, bug) in backends().items():
+        if options.only and name not in options.only:
+            continue
+        file = options.out / f"{name}.safetensors"
+        if not file.exists():
+            safetensors.torch.save_file({n: t.contiguous() for n, t in run(options.model, ids).items()},
+                                        file)
+        done = subprocess.run([options.neoxref, "compare", golden, file, "--model", options.model,
+                               "--profile", profile, "--json"], capture_output=True, text=True)
+        (options.out / f"{name}.json").write_text(done.stdout)
+        print(f"{name}: {profile}, exit {done.returncode} {done.stderr.strip()[:200]}", flush=True)
+        if done.returncode != (1 if bug else 0):
+            wrong.append(name)
+    print("not as expected: " + ", ".join(wrong) if wrong else "all as expected")
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
