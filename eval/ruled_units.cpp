@@ -3,23 +3,15 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
-#include <limits>
 
 #include "engine/error.hpp"
 #include "eval/ruled_operations.hpp"
 #include "simd/scalar/ieee.hpp"
 
 namespace neoxref::eval {
-namespace {
-
 using engine::Tensor;
 using engine::TensorId;
 using engine::Weight;
-
-constexpr double not_a_number = std::numeric_limits<double>::quiet_NaN();
-
-}  // namespace
 
 Rules::Rules(const engine::Config& config)
     : activation(config.activation),
