@@ -102,10 +102,39 @@ std::string Digest::hex() const {
   return hexadecimal(canonical.digest, sizeof canonical.digest);
 }
 
-std::string bytes_digest(std::span<const std::byte> bytes) {
+namespace {
+
+DigestBytes canonical_bytes(XXH128_hash_t hash) {
   XXH128_canonical_t canonical;
-  XXH128_canonicalFromHash(&canonical, XXH3_128bits(bytes.data(), bytes.size()));
-  return hexadecimal(canonical.digest, sizeof canonical.digest);
+  XXH128_canonicalFromHash(&canonical, hash);
+  return std::to_array(canonical.digest);
+}
+
+}  // namespace
+
+DigestBytes digest_of(std::span<const float> values) noexcept {
+  if (!any_nan(values.data(), values.size())) return digest_of(std::as_bytes(values));
+  // Rare, so it may be slow: as Digest::add, on the stack.
+  alignas(XXH3_state_t) XXH3_state_t state;
+  XXH3_INITSTATE(&state);
+  XXH3_128bits_reset(&state);
+  for (const float value : values) {
+    const std::uint32_t bits = value == value ? std::bit_cast<std::uint32_t>(value) : 0x7fc00000u;
+    XXH3_128bits_update(&state, &bits, sizeof bits);
+  }
+  return canonical_bytes(XXH3_128bits_digest(&state));
+}
+
+DigestBytes digest_of(std::span<const std::byte> bytes) noexcept {
+  return canonical_bytes(XXH3_128bits(bytes.data(), bytes.size()));
+}
+
+std::string digest_text(const DigestBytes& digest) {
+  return hexadecimal(digest.data(), digest.size());
+}
+
+std::string bytes_digest(std::span<const std::byte> bytes) {
+  return digest_text(digest_of(bytes));
 }
 
 std::string Digest::state() const {

@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
 #include <cstddef>
+#include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
@@ -35,6 +37,15 @@ private:
   struct State;
   std::unique_ptr<State> state_;
 };
+
+/// The 16 bytes of an XXH3-128 in canonical (big-endian) order: what hex() shows.
+using DigestBytes = std::array<std::uint8_t, 16>;
+/// The Digest of these values alone, without allocating.
+DigestBytes digest_of(std::span<const float> values) noexcept;
+/// Of bytes as they are.
+DigestBytes digest_of(std::span<const std::byte> bytes) noexcept;
+/// 32 hexadecimal digits.
+std::string digest_text(const DigestBytes& digest);
 
 /// XXH3-128 of a file's bytes, 32 hexadecimal digits: what the program xxh128sum prints.
 std::string bytes_digest(std::span<const std::byte> bytes);

@@ -28,6 +28,7 @@ LIBRARIES = {
     "tbb/": {"engine/parallel_tbb.cpp"},
     "omp.h": {"engine/parallel_openmp.cpp"},
     "utf8proc.h": {"engine/unicode.cpp"},
+    "openssl/": {"eval/sha256.cpp"},
     "xxhash.h": {"eval/digest.cpp", "tests/functions_digest.cpp"},
     "pybind11/": {"tools/python/"},
     "CLI/": {"tools/"},
