@@ -76,6 +76,14 @@ float* Recorder::row(const TensorId& id, std::size_t token) noexcept {
   return const_cast<float*>(place.rows.data()) + (token - first_token_) * place.width;
 }
 
+DigestBytes Recorder::digest(Tensor tensor, std::span<const float> values) const noexcept {
+  // A NaN reaches the layer's output, a norm or a logit, and the pass fails; only relu, which takes it
+  // for 0, hides one. The kernel looks for it faster than a plain loop.
+  const bool plain =
+      tensor != Tensor::dense_h_to_4h || kernels_.all_finite(values.data(), values.size());
+  return plain ? digest_of(std::as_bytes(values)) : digest_of(values);
+}
+
 void Recorder::see(const TensorId& id, std::size_t first_token, std::size_t rows,
                    std::size_t first_column, std::size_t columns, const float* values,
                    std::size_t stride) noexcept {
@@ -95,14 +103,14 @@ void Recorder::see(const TensorId& id, std::size_t first_token, std::size_t rows
     }
     if (!digests_) continue;
     if (whole) {
-      rows_[at][token] = digest_of(std::span<const float>(from, columns));
+      rows_[at][token] = digest(id.tensor, std::span<const float>(from, columns));
       continue;
     }
     std::atomic<std::uint32_t>& come = place.columns[token - first_token_];
     const auto more = static_cast<std::uint32_t>(columns);
     if (come.fetch_add(more, std::memory_order_acq_rel) + more < place.width) continue;
     come.store(0, std::memory_order_relaxed);
-    rows_[at][token] = digest_of(std::span<const float>(row(id, token), place.width));
+    rows_[at][token] = digest(id.tensor, std::span<const float>(row(id, token), place.width));
   }
 }
 

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <span>
 #include <vector>
 
 #include "engine/buffer.hpp"
@@ -58,6 +59,7 @@ private:
   }
   float* row(const engine::TensorId& id, std::size_t token) noexcept;
   void watch_attention();
+  DigestBytes digest(engine::Tensor tensor, std::span<const float> values) const noexcept;
   void score(std::size_t layer, std::size_t head, std::size_t first_position, std::size_t queries,
              std::size_t first_slots) noexcept;
 

@@ -19,7 +19,7 @@ using engine::Tensor;
 using engine::TensorId;
 
 /// Tokens of a forward call: rows are put together for as many, and more are hardly faster.
-constexpr std::size_t chunk_tokens = 256;
+constexpr std::size_t chunk_tokens = 128;
 
 TensorDigest digest_entry(const NamedTensor& tensor, const std::vector<DigestBytes>& rows,
                           bool leaves) {
@@ -48,12 +48,11 @@ std::vector<std::uint32_t> cache_values(const engine::KvCache& cache, std::size_
   const std::size_t head_dim = cache.shape().head_dim;
   const std::size_t slots = tensor.shape[2];
   const auto ends = [&](std::string_view end) { return tensor.name.ends_with(end); };
-  std::vector<std::uint32_t> values;
-  values.reserve(tensor.rows() * tensor.row_values());
+  std::vector<std::uint32_t> values(tensor.rows() * tensor.row_values());
+  std::uint32_t* to = values.data();
   const auto append = [&](const auto* from, std::size_t count) {
-    for (std::size_t i = 0; i < count; ++i) {
-      values.push_back(std::bit_cast<std::uint32_t>(from[i]));
-    }
+    std::memcpy(to, from, count * sizeof *to);
+    to += count;
   };
   for (std::size_t head = 0; head < heads; ++head) {
     if (ends(".norm")) append(cache.norms(layer, head), slots);
@@ -61,10 +60,13 @@ std::vector<std::uint32_t> cache_values(const engine::KvCache& cache, std::size_
     for (std::size_t slot = 0; slot < slots && ends(".value"); ++slot) {
       append(cache.values(layer, head) + slot * cache.value_stride(), head_dim);
     }
-    for (std::size_t slot = 0; slot < slots && ends(".key"); ++slot) {
+    const bool keys = ends(".key");
+    for (std::size_t slot = 0; slot < slots && keys; ++slot) {
       const float* const lane = cache.keys(layer, head) +
                                 slot / simd::lanes * head_dim * simd::lanes + slot % simd::lanes;
-      for (std::size_t d = 0; d < head_dim; ++d) append(lane + d * simd::lanes, 1);
+      for (std::size_t d = 0; d < head_dim; ++d) {
+        *to++ = std::bit_cast<std::uint32_t>(lane[d * simd::lanes]);
+      }
     }
   }
   return values;
@@ -117,7 +119,8 @@ private:
   }
 
   void forward() {
-    std::vector<float> logits(std::min(chunk_tokens, tokens_) * config_.vocab);
+    engine::Buffer<float> logits(std::min(chunk_tokens, tokens_) * config_.vocab,
+                                 engine::Buffer<float>::Uninitialized{});
     for (std::size_t first = 0; first < tokens_;) {
       if (request_.progress) {
         request_.progress(static_cast<double>(first) / static_cast<double>(tokens_));

@@ -15,6 +15,7 @@ from program.analyze import Analyze
 from program.bench import Bench, Synth
 from program.evaluate import Eval, Plan
 from program.files import Inspect, Logits, Tokenize
+from program.golden import Golden
 from program.laboratory import Laboratory
 from program.models import Checkpoints, Verify
 from program.page import Page
@@ -22,7 +23,7 @@ from program.run import Run
 from program.streams import Streams
 from program.usage import Help, Usage
 
-__all__ = ["Analyze", "Bench", "Checkpoints", "Eval", "Help", "Inspect", "Laboratory", "Logits", "Page",
+__all__ = ["Analyze", "Bench", "Checkpoints", "Eval", "Golden", "Help", "Inspect", "Laboratory", "Logits", "Page",
            "Plan", "Run", "Streams", "Synth", "Tokenize", "Usage", "Verify"]
 
 if __name__ == "__main__":

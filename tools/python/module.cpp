@@ -2,7 +2,7 @@
 #include <stdexcept>
 
 #include "engine/error.hpp"
-#include "tools/python/bindings.hpp"
+#include "tools/python/golden.hpp"
 
 namespace neoxref::python {
 namespace {
@@ -49,6 +49,7 @@ PYBIND11_MODULE(_core, module) {
   py::register_exception_translator(&translate);
   bind_press(module);
   bind_model(module);
+  bind_golden(module);
   bind_text(module);
   bind_arrays(module);
   bind_evaluation(module);

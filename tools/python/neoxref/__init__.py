@@ -17,14 +17,16 @@ from neoxref._core import Error
 from neoxref._core import version as __version__
 from neoxref._evaluate import Evaluation, NotCut, Row, TextRow, evaluate
 from neoxref._generate import Generation
+from neoxref._golden import (Difference, Golden, TensorDigest, Verification, golden, oracle,
+                             verify)
 from neoxref._likelihood import Continuation, continuations
 from neoxref._model import CacheLayer, Config, Cut, Model, Sequence, load, sample_texts
 from neoxref._press import OwnScore, PlannedCut, Press, plan
 from neoxref._tokenizer import Tokenizer
 
 __all__ = [
-    "CacheLayer", "Config", "Continuation", "Cut",
-    "Evaluation", "Digest", "Error", "Generation", "Model",
-    "NotCut", "OwnScore", "PlannedCut", "Press", "Row", "Sequence", "TextRow", "Tokenizer", "__version__", "continuations", "digest", "evaluate", "key_norms",
-    "l2_compress", "load", "nll", "plan", "sample_texts",
+    "CacheLayer", "Config", "Continuation", "Cut", "Difference",
+    "Evaluation", "Digest", "Error", "Generation", "Golden", "Model",
+    "NotCut", "OwnScore", "PlannedCut", "Press", "Row", "Sequence", "TensorDigest", "TextRow", "Tokenizer", "Verification", "__version__", "continuations", "digest", "evaluate", "golden", "key_norms",
+    "l2_compress", "load", "nll", "oracle", "plan", "sample_texts", "verify",
 ]

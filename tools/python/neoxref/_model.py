@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import (Any, Dict, Iterable, List, Literal, NamedTuple, Optional, Sequence as Many, Tuple,
-                    Union)
+                    Union, overload)
 
 import numpy as np
 import numpy.typing as npt
@@ -20,7 +20,19 @@ from neoxref._press import Press
 from neoxref._tokenizer import Tokenizer
 
 Rows = Literal["all", "last", "none"]
+Arrays = Dict[str, npt.NDArray[Any]]
 _DATA = Path(__file__).parent / "data"
+
+
+def as_names(tensors: Union[None, str, Iterable[str]]) -> List[str]:
+    """Names of tensors as the library takes them; a text may hold several, commas between."""
+    if tensors is None:
+        return []
+    names = tensors.split(",") if isinstance(tensors, str) else list(tensors)
+    for name in names:
+        if not isinstance(name, str):
+            raise Error(f"tensors: not a name (found {name!r})")
+    return names
 
 
 @dataclass(frozen=True)
@@ -263,11 +275,32 @@ class Model:
         core = self._core.restore(saved, where, room, None if press is None else press.core())
         return Sequence(core, self, press)
 
-    def forward(self, tokens: Tokens, press: Optional[Press] = None) -> Floats:
-        """Logits after each token of a text: float32 [tokens, vocab].
+    @overload
+    def forward(self, tokens: Tokens, press: Optional[Press] = None, *,
+                tensors: None = None) -> Floats: ...
 
-        tokens  [tokens], at least one. Errors: as Sequence.feed.
+    @overload
+    def forward(self, tokens: Tokens, press: Optional[Press] = None, *,
+                tensors: Union[str, Iterable[str]]) -> Tuple[Floats, Arrays]: ...
+
+    def forward(self, tokens: Tokens, press: Optional[Press] = None, *,
+                tensors: Union[None, str, Iterable[str]] = None
+                ) -> Union[Floats, Tuple[Floats, Arrays]]:
+        """Logits after each token of a text: float32 [tokens, vocab]; and the tensors asked for.
+
+        tokens   [tokens], at least one.
+        tensors  None, or names of docs/tensors.md, * for any characters, "layers" or "all": then
+                 (logits, {name: array}), arrays without batch axis: [tokens, width], of the cache
+                 [heads, slots, head_dim], scores and probabilities [heads, tokens, tokens]. Asking
+                 changes no bit.
+        Errors   as Sequence.feed, and Error for a name that this model has not.
         """
+        if tensors is not None:
+            arrays = _core.tensors(self._core, as_tokens(tokens),
+                                   None if press is None else press.core(), 0,
+                                   [*as_names(tensors), "embed_out"])
+            asked = _core.select_tensors(self._core, as_names(tensors))
+            return arrays["embed_out"], {name: arrays[name] for name in asked}
         ids = as_tokens(tokens)
         logits = self.sequence(max(len(ids), 1), press).feed(ids, "all")
         assert logits is not None
