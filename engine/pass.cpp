@@ -40,6 +40,12 @@ void Model::Pass::show_heads(Tensor tensor, std::size_t layer, std::size_t first
   const Linear& qkv = weights_.layers[layer].query_key_value;
   const std::size_t head_dim = config_.head_dim;
   const std::size_t columns = tensor == Tensor::query_key_value ? 3 * head_dim : head_dim;
+  if (tensor == Tensor::query_key_value && qkv.group_stride() == columns) {
+    // No padding between the heads: one piece.
+    show({tensor, layer}, first_row, rows, first_head * columns, heads * columns,
+         qkv_.data() + first_row * qkv.outputs() + first_head * columns, qkv.outputs());
+    return;
+  }
   for (std::size_t head = first_head; head < first_head + heads; ++head) {
     const float* values = qkv_.data() + first_row * qkv.outputs() + head * qkv.group_stride() +
                           (tensor == Tensor::rotary_k ? head_dim : 0);

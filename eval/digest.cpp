@@ -125,10 +125,6 @@ DigestBytes digest_of(std::span<const float> values) noexcept {
   return canonical_bytes(XXH3_128bits_digest(&state));
 }
 
-DigestBytes digest_of(std::span<const std::byte> bytes) noexcept {
-  return canonical_bytes(XXH3_128bits(bytes.data(), bytes.size()));
-}
-
 std::string digest_text(const DigestBytes& digest) {
   return hexadecimal(digest.data(), digest.size());
 }

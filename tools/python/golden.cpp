@@ -165,7 +165,7 @@ py::array tensor(const std::shared_ptr<HeldGolden>& held, const std::string& nam
 py::list digests(const HeldGolden& held) {
   py::list list;
   for (const eval::TensorDigest& entry : held.golden.tensors) {
-    py::array_t<std::uint64_t> leaves(static_cast<py::ssize_t>(entry.leaves.size()));
+    auto leaves = make_array<std::uint64_t>({entry.leaves.size()});
     std::copy(entry.leaves.begin(), entry.leaves.end(), leaves.mutable_data());
     list.append(py::make_tuple(entry.name, entry.dtype, entry.shape,
                                eval::digest_text(entry.digest), leaves));
