@@ -249,6 +249,7 @@ std::vector<DigestBytes> row_digests(std::span<const std::byte> bytes, std::stri
                                      std::size_t row_values) {
   const std::size_t row_bytes = row_values * 4;
   std::vector<DigestBytes> rows;
+  rows.reserve(bytes.size() / row_bytes);
   std::vector<float> values(row_values);
   for (std::size_t at = 0; at < bytes.size(); at += row_bytes) {
     const auto row = bytes.subspan(at, row_bytes);

@@ -101,9 +101,13 @@ void Recorder::see(const TensorId& id, std::size_t first_token, std::size_t rows
       float* const to = row(id, token) + first_column;
       if (to != from) std::memcpy(to, from, columns * sizeof(float));
     }
-    if (!digests_) continue;
+  }
+  if (!digests_) return;
+  // After all copies: an atomic step between two of them would wait for each to reach the cache.
+  for (std::size_t i = 0; i < rows; ++i) {
+    const std::size_t token = first_token + i;
     if (whole) {
-      rows_[at][token] = digest(id.tensor, std::span<const float>(from, columns));
+      rows_[at][token] = digest(id.tensor, std::span<const float>(values + i * stride, columns));
       continue;
     }
     std::atomic<std::uint32_t>& come = place.columns[token - first_token_];

@@ -146,17 +146,42 @@ private:
       digests_.push_back(digest_entry(forward_tensor(id, config_, tokens_), recorder_.rows(id),
                                       request_.all_leaves || id.tensor == Tensor::layer_output));
     }
+    finish_cache();
+    for (const auto& [tensor, values] : extras_) add(tensor, values);
+  }
+
+  struct CacheJob {
+    std::size_t layer;
+    NamedTensor tensor;
+    void* keep;
+    std::vector<DigestBytes> rows;
+  };
+
+  /// The cache's tensors, shared out over the model's threads.
+  void finish_cache() {
+    jobs_.clear();
     for (std::size_t layer = 0; layer < config_.layers; ++layer) {
       for (const NamedTensor& tensor :
            cache_tensors(config_, layer, slots_of(sequence_.cache, layer))) {
         void* const to = keep(tensor);
-        if (to == nullptr && !request_.digests) continue;
-        const auto values = cache_values(sequence_.cache, layer, tensor);
-        if (to != nullptr) std::memcpy(to, values.data(), tensor.bytes());
-        add(tensor, values.data());
+        if (to != nullptr || request_.digests) jobs_.push_back({layer, tensor, to, {}});
       }
     }
-    for (const auto& [tensor, values] : extras_) add(tensor, values);
+    const engine::Phase phase{static_cast<std::uint32_t>(jobs_.size()), cache_item};
+    model_.team().run({&phase, 1}, this);
+    for (const CacheJob& job : jobs_) {
+      if (request_.digests) digests_.push_back(digest_entry(job.tensor, job.rows, false));
+    }
+  }
+
+  static void cache_item(void* context, std::uint32_t, std::uint32_t item, std::size_t) noexcept {
+    auto& run = *static_cast<Run*>(context);
+    CacheJob& job = run.jobs_[item];
+    const auto values = cache_values(run.sequence_.cache, job.layer, job.tensor);
+    if (job.keep != nullptr) std::memcpy(job.keep, values.data(), job.tensor.bytes());
+    if (!run.request_.digests) return;
+    job.rows =
+        row_digests(std::as_bytes(std::span(values)), job.tensor.dtype, job.tensor.row_values());
   }
 
   void add(const NamedTensor& tensor, const void* values) {
@@ -174,6 +199,7 @@ private:
   engine::Sequence sequence_;
   Recorder recorder_;
   std::vector<std::pair<NamedTensor, float*>> extras_;
+  std::vector<CacheJob> jobs_;
   std::vector<TensorDigest> digests_;
 };
 
