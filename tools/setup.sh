@@ -78,6 +78,7 @@ need libcli11-dev "command line of the program"
 need libfmt-dev "output of the program"
 need libxxhash-dev "digests"
 need libssl-dev "SHA-256 of checkpoints"
+need libzip-dev "npz files of others"
 if [ $python = yes ]; then
   need python3-dev "headers for the Python package"
   need python3-venv "a place to install the Python package"
@@ -100,7 +101,7 @@ if [ $ci = yes ]; then
     cross=yes
     need g++-aarch64-linux-gnu "aarch64 cross compiler"
     need qemu-user "runs aarch64 programs"
-    for package in libtbb-dev libfmt-dev libxxhash-dev libssl-dev libutf8proc-dev \
+    for package in libtbb-dev libfmt-dev libxxhash-dev libssl-dev libzip-dev libutf8proc-dev \
         libboost-test-dev libmpfr-dev libgomp1; do
       need "$package:arm64" "aarch64 cross build"
     done

@@ -1,0 +1,22 @@
+// SPDX-License-Identifier: Apache-2.0
+#pragma once
+
+#include "eval/compare.hpp"
+
+/// Measurements that eval/units does not make by itself: of thirds and of single tokens of a tensor, and
+/// of the rotary table.
+namespace neoxref::eval {
+
+/// As UnitOracle::measure, of the columns and rows that `mapped` has. Without a reference.
+UnitSummary measure_part(UnitOracle& oracle, const TensorSource& inputs,
+                         const engine::TensorId& target, QkvPart part, const Mapped& mapped,
+                         std::size_t heads);
+
+/// rms_other and rms over the tokens that the report has; the error is against the reference.
+void measure_against(EnvelopeOfTensor& envelope, const TensorReport& report);
+
+/// Figures and verdict of rotary.cos or rotary.sin, [positions, rotary_dims / 2] or both halves alike.
+void measure_rotary(const UnitOracle& oracle, const ForeignSource& other, std::size_t array,
+                    const engine::Config& config, bool sine, TensorReport& report);
+
+}  // namespace neoxref::eval
