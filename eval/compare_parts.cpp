@@ -102,6 +102,7 @@ void measure_against(EnvelopeOfTensor& envelope, const TensorReport& report) {
   }
   envelope.rms = std::sqrt(sum / static_cast<double>(std::max<std::size_t>(rows, 1)));
   envelope.rms_other = report.figures.rms;
+  envelope.other_of_tokens = report.figures.rms_of_tokens;
 }
 
 void measure_rotary(const UnitOracle& oracle, const ForeignSource& other, std::size_t array,
