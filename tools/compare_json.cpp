@@ -109,8 +109,12 @@ std::string failure(const std::string& message) {
 
 Json compare_json(const CompareReport& report, const CompareContext& context) {
   const eval::Alignment& a = report.alignment;
-  Json input = {{"ids_compared", a.from_ids}, {"same", a.agrees},     {"tokens", a.count},
-                {"golden_tokens", report.golden_tokens}, {"row", a.row}, {"offset", a.offset}};
+  Json input = {{"ids_compared", a.from_ids},
+                {"same", a.agrees},
+                {"tokens", a.count},
+                {"golden_tokens", report.golden_tokens},
+                {"row", a.row},
+                {"offset", a.offset}};
   if (!a.agrees) {
     input["difference"] = {{"token", a.difference},
                            {"expected", a.golden_id},
@@ -165,8 +169,8 @@ std::string compare_junit(const CompareReport& report, const CompareContext& con
       "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n<testsuites>\n"
       "  <testsuite name=\"{}\" tests=\"{}\" failures=\"{}\" errors=\"0\" skipped=\"{}\" "
       "time=\"{:.3f}\">\n{}  </testsuite>\n</testsuites>\n",
-      html_text("neoxref compare " + context.golden + " " + context.other), tests, failures, skipped,
-      context.seconds, cases);
+      html_text("neoxref compare " + context.golden + " " + context.other), tests, failures,
+      skipped, context.seconds, cases);
 }
 
 }  // namespace neoxref::tools

@@ -32,9 +32,9 @@ std::string row_text(const TensorReport& tensor, std::size_t width) {
 std::string table(const std::vector<const TensorReport*>& rows) {
   std::size_t width = 6;
   for (const TensorReport* each : rows) width = std::max(width, each->label().size());
-  std::string text = fmt::format("  {:<{}}  {:<5} {:>9} {:<8}  {:>9}  {:>9}  {:>8}  {:>9}  {:>9}\n",
-                                 "tensor", width, "", "ratio", "to", "max abs", "rel RMS", "cosine",
-                                 "own RMS", "inherited");
+  std::string text =
+      fmt::format("  {:<{}}  {:<5} {:>9} {:<8}  {:>9}  {:>9}  {:>8}  {:>9}  {:>9}\n", "tensor",
+                  width, "", "ratio", "to", "max abs", "rel RMS", "cosine", "own RMS", "inherited");
   for (const TensorReport* each : rows) text += row_text(*each, width);
   return text;
 }
@@ -42,16 +42,18 @@ std::string table(const std::vector<const TensorReport*>& rows) {
 std::string first_text(const TensorReport& tensor) {
   std::string text = fmt::format("first diverging tensor: {}\n  {}\n", tensor.label(), tensor.why);
   const eval::ErrorFigures& f = tensor.figures;
-  text += fmt::format("  largest difference {:.4g} at token {}, channel {}: {:.9g}, expected {:.9g}\n",
-                      f.max_abs, f.max_token, f.max_channel, static_cast<double>(f.other_at_max),
-                      static_cast<double>(f.reference_at_max));
+  text +=
+      fmt::format("  largest difference {:.4g} at token {}, channel {}: {:.9g}, expected {:.9g}\n",
+                  f.max_abs, f.max_token, f.max_channel, static_cast<double>(f.other_at_max),
+                  static_cast<double>(f.reference_at_max));
   if (tensor.unit && tensor.id) text += "  look at: " + eval::describe(tensor.unit->unit) + "\n";
   return text;
 }
 
 std::string logits_text(const eval::LogitFigures& logits, std::optional<double> error) {
   std::string text = fmt::format(
-      "logits of {} tokens: KL mean {:.3g}, median {:.3g}, 99 % {:.3g}, max {:.3g} (token {}); same "
+      "logits of {} tokens: KL mean {:.3g}, median {:.3g}, 99 % {:.3g}, max {:.3g} (token {}); "
+      "same "
       "arg-max {:.2f} %, top 5 {:.2f} %\n",
       logits.tokens, logits.kl_mean, logits.kl_quantiles[0], logits.kl_quantiles[2], logits.kl_max,
       logits.kl_max_token, 100 * logits.top1, 100 * logits.top5);
@@ -77,7 +79,8 @@ std::string list(const std::string& title, const std::vector<std::string>& items
                  std::size_t most) {
   if (items.empty()) return {};
   std::string text = title + "\n";
-  for (std::size_t i = 0; i < std::min(most, items.size()); ++i) text += "  " + safe(items[i]) + "\n";
+  for (std::size_t i = 0; i < std::min(most, items.size()); ++i)
+    text += "  " + safe(items[i]) + "\n";
   if (items.size() > most) text += fmt::format("  and {} more\n", items.size() - most);
   return text;
 }
@@ -135,10 +138,10 @@ std::string token_range_text(const CompareReport& report) {
 std::string compare_headline(const CompareReport& report) {
   if (!report.alignment.agrees) {
     const eval::Alignment& a = report.alignment;
-    return fmt::format("DIVERGES: the input is another one: token {} is {}, the golden has {}; "
-                       "nothing else was compared",
-                       a.difference, a.other_id ? std::to_string(*a.other_id) : "missing",
-                       a.golden_id);
+    return fmt::format(
+        "DIVERGES: the input is another one: token {} is {}, the golden has {}; "
+        "nothing else was compared",
+        a.difference, a.other_id ? std::to_string(*a.other_id) : "missing", a.golden_id);
   }
   if (report.tensors.empty()) return "DIVERGES: nothing could be compared";
   if (report.first_diverging) {

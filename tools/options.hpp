@@ -147,5 +147,6 @@ Command add_synth(CLI::App& program);
 Command add_bench(CLI::App& program);
 Command add_analyze(CLI::App& program);
 Command add_conform(CLI::App& program);
+Command add_compare(CLI::App& program);
 
 }  // namespace neoxref::tools
