@@ -67,6 +67,7 @@ py::array_t<T, py::array::c_style> make_array(std::initializer_list<std::size_t>
 }
 
 void bind_arrays(py::module_& module);
+void bind_compare(py::module_& module);
 void bind_evaluation(py::module_& module);
 void bind_model(py::module_& module);
 void bind_press(py::module_& module);

@@ -53,4 +53,5 @@ PYBIND11_MODULE(_core, module) {
   bind_text(module);
   bind_arrays(module);
   bind_evaluation(module);
+  bind_compare(module);
 }

@@ -12,6 +12,8 @@ raises Error, in one line. docs/python.md shows the whole package.
 """
 
 from neoxref._arrays import Digest, digest, key_norms, nll
+from neoxref._compare import Comparison, assert_matches, compare
+from neoxref._compare_torch import compare_torch, torch_tensors
 from neoxref._compress import l2_compress
 from neoxref._core import Error
 from neoxref._core import version as __version__
@@ -29,4 +31,9 @@ __all__ = [
     "Evaluation", "Digest", "Error", "Generation", "Golden", "Model",
     "NotCut", "OwnScore", "PlannedCut", "Press", "Row", "Sequence", "TensorDigest", "TextRow", "Tokenizer", "Verification", "__version__", "continuations", "digest", "evaluate", "golden", "key_norms",
     "l2_compress", "load", "nll", "oracle", "plan", "sample_texts", "verify",
+    "CacheLayer", "Comparison", "Config", "Continuation", "Cut",
+    "Evaluation", "Digest", "Error", "Generation", "Model",
+    "NotCut", "OwnScore", "PlannedCut", "Press", "Row", "Sequence", "TextRow", "Tokenizer", "__version__",
+    "assert_matches", "compare", "compare_torch", "continuations", "torch_tensors", "digest", "evaluate", "key_norms",
+    "l2_compress", "load", "nll", "plan", "sample_texts",
 ]
