@@ -139,8 +139,10 @@ private:
                                  "), found by its values");
     }
     const bool is_part = part != QkvPart::whole;
-    const Matrix third = is_part ? qkv_part(whole, part, config_.heads) : Matrix{};
-    const Matrix& reference = is_part ? third : whole;
+    Matrix changed;
+    if (is_part) changed = qkv_part(whole, part, config_.heads);
+    if (mapped.log_probabilities) changed = log_base(whole);
+    const Matrix& reference = is_part || mapped.log_probabilities ? changed : whole;
     report.figures = error_figures(mapped.matrix, reference, mapped.first_token);
     if (mapped.matrix.rows != reference.rows) {
       report_.findings.push_back(report.label() + ": only tokens " +

@@ -72,7 +72,7 @@ struct CompareReport {
   std::vector<std::string> unknown;       ///< arrays that no map knows
   std::vector<std::string> findings;  ///< what a reader should know of the files, one clause each
 
-  std::vector<std::string> causes;    ///< known deviations that were found, the strongest first
+  std::vector<std::string> causes;  ///< known deviations that were found, the strongest first
 
   std::size_t failing() const;
   /// Something was compared, nothing fails, the ids are the same, nothing required is missing.

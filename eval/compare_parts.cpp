@@ -93,6 +93,24 @@ UnitSummary measure_part(UnitOracle& oracle, const TensorSource& inputs,
   return summary;
 }
 
+Matrix log_base(const Matrix& logits) {
+  constexpr double depth = 16.0;
+  Matrix result = logits;
+  for (std::size_t i = 0; i < logits.rows; ++i) {
+    const float* const row = logits.row(i);
+    const double most = static_cast<double>(*std::max_element(row, row + logits.columns));
+    double sum = 0.0;
+    for (std::size_t c = 0; c < logits.columns; ++c) {
+      sum += std::exp(static_cast<double>(row[c]) - most);
+    }
+    for (std::size_t c = 0; c < logits.columns; ++c) {
+      const double below = std::max(static_cast<double>(row[c]) - most, -depth);
+      result.row(i)[c] = static_cast<float>(below - std::log(sum));
+    }
+  }
+  return result;
+}
+
 void measure_against(EnvelopeOfTensor& envelope, const TensorReport& report) {
   double sum = 0.0;
   const std::size_t rows = report.figures.rows;

@@ -12,6 +12,10 @@ UnitSummary measure_part(UnitOracle& oracle, const TensorSource& inputs,
                          const engine::TensorId& target, QkvPart part, const Mapped& mapped,
                          std::size_t heads);
 
+/// Log-probabilities of rows of logits as a logit base holds them: none more than 16 below the row's
+/// largest.
+Matrix log_base(const Matrix& logits);
+
 /// rms_other and rms over the tokens that the report has; the error is against the reference.
 void measure_against(EnvelopeOfTensor& envelope, const TensorReport& report);
 

@@ -35,7 +35,8 @@ std::string fitting_profile(const ForeignFile& file, const ForeignSource& other)
   for (const Binding& each : bindings.tensors) {
     if (chosen == nullptr || each.id.tensor == engine::Tensor::layer_output) chosen = &each;
   }
-  if (chosen == nullptr) return bindings.log_probabilities ? "kld16" : "f32";
+  if (chosen == nullptr) return "f32";
+  if (chosen->log_probabilities_from) return "kld16";
   const ForeignType type = file.arrays[chosen->array].type;
   if (type == ForeignType::bf16) return "bf16-acc32";
   if (type == ForeignType::f16) return "f16-acc32";

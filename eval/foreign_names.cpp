@@ -48,7 +48,7 @@ std::optional<Target> target_of(std::string_view name, const engine::Config& con
   if (name == "input_ids") return Target{Kind::input_ids};
   if (name == "rotary.cos") return Target{Kind::cos};
   if (name == "rotary.sin") return Target{Kind::sin};
-  if (name == "log_probabilities") return Target{Kind::log_probabilities};
+  if (name == "log_probabilities") return Target{Kind::log_probabilities, {Tensor::embed_out}};
   if (name == "attention_mask") return Target{Kind::nothing};
   // transformers: the embedding, the layers' outputs but the last, and that one behind the final norm.
   if (const auto n = number_between(name, "hidden_states.", "")) {
@@ -172,7 +172,7 @@ private:
         result_.rotary_sin = i;
         return;
       case Kind::log_probabilities:
-        result_.log_probabilities = i;
+        if (file_.log_probabilities) break;
         return;
       case Kind::nothing:
         return;
@@ -185,7 +185,11 @@ private:
                                  file_.arrays[known->second].name + " is the same tensor");
       return;
     }
-    result_.tensors.push_back({i, target.id, target.part, target.heads_first, in_stack, rule});
+    Binding binding{i, target.id, target.part, target.heads_first, in_stack, {}, rule};
+    if (target.kind == Kind::log_probabilities) {
+      binding.log_probabilities_from = file_.log_probabilities->first_token;
+    }
+    result_.tensors.push_back(binding);
   }
 
   const ForeignFile& file_;

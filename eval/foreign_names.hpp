@@ -20,6 +20,8 @@ struct Binding {
   QkvPart part = QkvPart::whole;
   bool heads_first = false;  ///< axes [heads, tokens, head_dim]
   std::optional<std::size_t> layer_of_stack;
+  /// The array holds logarithms of probabilities, its rows are positions from here on.
+  std::optional<std::size_t> log_probabilities_from;
   const ForeignRule* rule = nullptr;  ///< null: the name stands in docs/tensors.md
 };
 
@@ -27,7 +29,7 @@ struct Binding {
 struct Bindings {
   std::string map;  ///< built-in map that was used; "none"
   std::vector<Binding> tensors;
-  std::optional<std::size_t> input_ids, rotary_cos, rotary_sin, log_probabilities;
+  std::optional<std::size_t> input_ids, rotary_cos, rotary_sin;
   std::size_t named = 0;              ///< arrays that have a meaning
   std::vector<std::string> unknown;   ///< names that no rule knows
   std::vector<std::string> ignored;   ///< names that are known and have nothing to be compared with

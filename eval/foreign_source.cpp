@@ -182,7 +182,8 @@ std::vector<Grid> ForeignSource::all_grids(const Binding& binding) const {
   return found;
 }
 
-std::vector<ForeignSource::Rows> ForeignSource::row_choices(const Grid& grid) const {
+std::vector<ForeignSource::Rows> ForeignSource::row_choices(const Binding& binding,
+                                                            const Grid& grid) const {
   const foreign::GridRows rows = foreign::rows_of(grid);
   const Alignment& a = alignment_;
   const std::size_t count = a.count;
@@ -201,7 +202,14 @@ std::vector<ForeignSource::Rows> ForeignSource::row_choices(const Grid& grid) co
       result.push_back({sequence, first, 0, tokens});
     }
   };
-  if (rows.batch == 1 && a.sequences > 1 && rows.tokens == a.sequences * a.length) {
+  if (binding.log_probabilities_from) {
+    const std::size_t from = *binding.log_probabilities_from;
+    const std::size_t skipped = a.offset > from ? a.offset - from : 0;
+    const std::size_t first = from + skipped - a.offset;
+    if (skipped < rows.tokens && first < count) {
+      result.push_back({0, skipped, first, std::min(rows.tokens - skipped, count - first)});
+    }
+  } else if (rows.batch == 1 && a.sequences > 1 && rows.tokens == a.sequences * a.length) {
     of_sequence(0, a.row * a.length, a.length);
   } else if (rows.batch == 1 && a.sequences > 1 && rows.tokens == a.sequences && a.length > 1) {
     result.push_back({0, a.row, count - 1, 1});
@@ -234,7 +242,7 @@ bool ForeignSource::usable(const Binding& binding) {
                   "], which " + name + " has");
   }
   for (const Grid& grid : found) {
-    if (!row_choices(grid).empty()) return true;
+    if (!row_choices(binding, grid).empty()) return true;
   }
   return refuse("shape " + array.shape_text() + " has not the " + std::to_string(alignment_.count) +
                 " tokens of the golden");
@@ -242,7 +250,7 @@ bool ForeignSource::usable(const Binding& binding) {
 
 bool ForeignSource::covers_all(const Binding& binding) const {
   for (const Grid& grid : all_grids(binding)) {
-    const auto choices = row_choices(grid);
+    const auto choices = row_choices(binding, grid);
     if (!choices.empty()) return choices.front().count == alignment_.count;
   }
   return false;
@@ -259,7 +267,7 @@ const ForeignSource::Choice& ForeignSource::choose(const Binding& binding,
   double highest = matching;
   bool plain = true;
   for (const Grid& grid : all_grids(binding)) {
-    for (const Rows& rows : row_choices(grid)) {
+    for (const Rows& rows : row_choices(binding, grid)) {
       Choice choice{grid, rows, grid.how};
       if (!first) first = choice;
       const Matrix seen =
@@ -287,6 +295,7 @@ Mapped ForeignSource::one(const Binding& binding) const {
   result.other_name = array.name;
   result.type = foreign_type_name(choice.grid.view.type);
   result.how = choice.how;
+  result.log_probabilities = binding.log_probabilities_from.has_value();
   return result;
 }
 
@@ -310,7 +319,9 @@ std::vector<QkvPart> ForeignSource::parts(const TensorId& id) const {
 }
 
 bool ForeignSource::has(const TensorId& id) const {
-  if (const Binding* whole = binding(id, QkvPart::whole)) return covers_all(*whole);
+  if (const Binding* whole = binding(id, QkvPart::whole)) {
+    return !whole->log_probabilities_from && covers_all(*whole);
+  }
   return parts(id) == std::vector{QkvPart::whole};
 }
 

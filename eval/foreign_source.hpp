@@ -35,10 +35,11 @@ struct Alignment {
 /// What an array turned out to be.
 struct Mapped {
   Matrix matrix;
-  std::size_t first_token = 0;  ///< of the first row
-  std::string other_name;       ///< arrays that it came from
-  std::string type;             ///< "f32", ...
-  std::string how;              ///< "" for the plain layout, else what had to be done
+  std::size_t first_token = 0;     ///< of the first row
+  std::string other_name;          ///< arrays that it came from
+  std::string type;                ///< "f32", ...
+  std::string how;                 ///< "" for the plain layout, else what had to be done
+  bool log_probabilities = false;  ///< instead of logits
 };
 
 /// OTHER's tensors under their names of docs/tensors.md. Which layout an array has is decided by its
@@ -86,7 +87,7 @@ private:
   bool usable(const Binding& binding);
   foreign::View view(const Binding& binding) const;
   std::vector<foreign::Grid> all_grids(const Binding& binding) const;
-  std::vector<Rows> row_choices(const foreign::Grid& grid) const;
+  std::vector<Rows> row_choices(const Binding& binding, const foreign::Grid& grid) const;
   bool covers_all(const Binding& binding) const;
   const Choice& choose(const Binding& binding, const ForeignBytes& bytes) const;
   Mapped one(const Binding& binding) const;

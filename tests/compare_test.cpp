@@ -2,8 +2,10 @@
 #define BOOST_TEST_MODULE compare
 #include "eval/compare.hpp"
 
+#include <algorithm>
 #include <boost/test/unit_test.hpp>
 #include <cmath>
+#include <fstream>
 #include <limits>
 #include <map>
 
@@ -30,6 +32,7 @@ struct Bench {
   std::vector<std::int32_t> tokens = tests::random_tokens(24, 61, 7);
 
   Bench() {
+    std::filesystem::create_directory(folder.path() / "model");
     tests::write_checkpoint(folder.path() / "model", tests::Shape{});
     model = std::make_unique<engine::Model>(
         engine::Model::load(folder.path() / "model", engine::RunOptions{}));
@@ -260,5 +263,54 @@ BOOST_AUTO_TEST_CASE(the_profile_is_read_off_the_numbers) {
       }
     }
     BOOST_TEST(fitting() == (format == eval::Format::bf16 ? "bf16-acc32" : "f16-acc32"));
+  }
+}
+
+BOOST_AUTO_TEST_CASE(a_logit_base_is_compared_as_log_probabilities) {
+  const Bench bench;
+  const Matrix& logits = bench.dump.at({Tensor::embed_out});
+  const std::size_t count = bench.tokens.size(), from = count / 2, vocab = logits.columns;
+  for (const bool wrong : {false, true}) {
+    std::string text("_logits_");
+    const auto add = [&](auto value) {
+      text.append(reinterpret_cast<const char*>(&value), sizeof value);
+    };
+    for (const std::size_t number : {count, vocab, std::size_t{1}}) {
+      add(static_cast<std::int32_t>(number));
+    }
+    for (const std::int32_t id : bench.tokens) add(id);
+    for (std::size_t i = from; i + 1 < count; ++i) {
+      double sum = 0.0;
+      std::vector<double> row;
+      for (std::size_t c = 0; c < vocab; ++c) {
+        // The wrong backend has another temperature.
+        row.push_back(static_cast<double>(logits.row(i)[c]) * (wrong ? 1.1 : 1.0));
+        sum += std::exp(row.back());
+      }
+      const double least = *std::min_element(row.begin(), row.end());
+      const double most = *std::max_element(row.begin(), row.end());
+      const double scale = (most - least) / 65535.0;
+      add(static_cast<float>(scale));
+      add(static_cast<float>(least - std::log(sum)));
+      for (const double value : row) {
+        add(static_cast<std::uint16_t>(std::lround((value - least) / scale)));
+      }
+      if (vocab % 2 == 1) add(std::uint16_t{0});
+    }
+    const auto path = bench.folder.path() / "base.kld";
+    std::ofstream(path, std::ios::binary) << text;
+    const eval::ForeignRules rules;
+    const eval::ForeignFile file = eval::open_foreign(path);
+    const eval::ForeignSource other(file, rules, bench.model->config(), *bench.reference);
+    BOOST_TEST(eval::fitting_profile(file, other) == "kld16");
+    eval::CompareOptions options;
+    options.profile = eval::shipped_profile("kld16");
+    const eval::CompareReport report = eval::compare(
+        file, other, *bench.reference, *bench.checkpoint, bench.model->team(), options);
+    BOOST_TEST(report.tensors.size() == 1u);
+    BOOST_TEST(report.agrees() == !wrong);
+    BOOST_TEST(report.logits->first_token == from);
+    BOOST_TEST(report.logits->tokens == count - 1 - from);
+    BOOST_TEST((report.logits->kl_max < 1e-6) == !wrong);
   }
 }
