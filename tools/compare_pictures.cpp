@@ -38,7 +38,8 @@ std::string short_name(const TensorReport& tensor) {
   std::string name = tensor.label();
   if (name.starts_with("gpt_neox.")) name = name.substr(9);
   if (name.starts_with("layers.")) name = name.substr(7);
-  return name;
+  const bool is_output = tensor.id && tensor.id->tensor == engine::Tensor::layer_output;
+  return is_output ? name + " (output)" : name;
 }
 
 std::string map_row(const TensorReport& tensor, const Scale& scale, std::size_t tokens, double top,

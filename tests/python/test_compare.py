@@ -1,7 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Comparison with arrays from elsewhere."""
 
+import base64
+import io
+import json
+import tempfile
 import unittest
+from pathlib import Path
 
 import numpy as np
 
@@ -51,6 +56,25 @@ class Compare(unittest.TestCase):
         self.assertEqual(result.tensors["embed_out"]["error"]["max_abs_at"], [2, 7])
         self.assertIn("DIVERGES at embed_out", str(result))
         self.assertIn("DIVERGES", repr(result))
+
+    def test_npz_and_polygraphy_files(self):
+        raw = io.BytesIO()
+        np.save(raw, self.logits[None])
+        saved = {"lst": [["runner", [{"outputs": {"logits": {"values": {
+            "array": base64.b64encode(raw.getvalue()).decode(), "polygraphy_class": "ndarray"}}}}]]]}
+        with tempfile.TemporaryDirectory() as name:
+            folder = Path(name)
+            np.savez(folder / "plain.npz", logits=self.logits, input_ids=np.array([IDS]))
+            np.savez_compressed(folder / "packed.npz", logits=self.logits)
+            (folder / "outputs.json").write_text(json.dumps(saved))
+            for file in ("plain.npz", "packed.npz", "outputs.json"):
+                result = self.compare(folder / file)
+                self.assertTrue(result, str(result))
+            whole = (folder / "packed.npz").read_bytes()
+            for length in (40, len(whole) // 2, len(whole) - 3):
+                (folder / "cut.npz").write_bytes(whole[:length])
+                with self.assertRaises(neoxref.Error):
+                    self.compare(folder / "cut.npz")
 
     def test_what_cannot_be_compared(self):
         for other in ({}, 3, {"logits": object()}, {"logits": np.array(["a"])},
