@@ -31,7 +31,6 @@ LIBRARIES = {
     "openssl/": {"eval/sha256.cpp"},
     "xxh_x86dispatch.h": {"eval/digest_rows.cpp"},
     "xxhash.h": {"eval/digest.cpp", "eval/digest_rows.cpp", "tests/functions_digest.cpp"},
-    "xxhash.h": {"eval/digest.cpp", "tests/functions_digest.cpp"},
     "zip.h": {"eval/foreign_npz.cpp"},
     "pybind11/": {"tools/python/"},
     "CLI/": {"tools/"},

@@ -72,10 +72,8 @@ int execute(int argc, char** argv) {
       "been, 4 bad input. neoxref COMMAND --help tells more.");
   Commands commands;
   for (Command (*add)(CLI::App&) :
-       {add_run, add_eval, add_analyze, add_bench, add_plan, add_golden, add_verify, add_logits,
-        add_tokenize, add_inspect, add_synth, add_conform}) {
-       {add_run, add_eval, add_analyze, add_bench, add_plan, add_verify, add_logits, add_tokenize,
-        add_inspect, add_synth, add_compare}) {
+       {add_run, add_eval, add_analyze, add_bench, add_plan, add_golden, add_verify, add_compare,
+        add_logits, add_tokenize, add_inspect, add_synth, add_conform}) {
     Command command = add(program);
     commands.emplace_back(program.get_subcommands(nullptr).back(), std::move(command));
   }

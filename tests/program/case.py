@@ -15,10 +15,8 @@ MINI = ROOT / "datasets" / "mini"
 TEXTS = ROOT / "datasets" / "texts"
 MALFORMED = ROOT / "tests" / "fixtures" / "malformed"
 PROGRAM = []  # the path, set by program_test.py
-COMMANDS = ("run", "eval", "analyze", "bench", "plan", "golden", "verify", "logits", "tokenize",
-            "inspect", "synth", "conform")
-COMMANDS = ("run", "eval", "analyze", "bench", "plan", "verify", "logits", "tokenize", "inspect",
-            "synth", "compare")
+COMMANDS = ("run", "eval", "analyze", "bench", "plan", "golden", "verify", "compare", "logits",
+            "tokenize", "inspect", "synth", "conform")
 SECONDS = 50 * (10 if "NEOXREF_SLOW_MACHINE" in os.environ else 1)
 PROMPT = "The old man looked at the sea and"
 

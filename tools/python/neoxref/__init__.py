@@ -27,13 +27,10 @@ from neoxref._press import OwnScore, PlannedCut, Press, plan
 from neoxref._tokenizer import Tokenizer
 
 __all__ = [
-    "CacheLayer", "Config", "Continuation", "Cut", "Difference",
-    "Evaluation", "Digest", "Error", "Generation", "Golden", "Model",
-    "NotCut", "OwnScore", "PlannedCut", "Press", "Row", "Sequence", "TensorDigest", "TextRow", "Tokenizer", "Verification", "__version__", "continuations", "digest", "evaluate", "golden", "key_norms",
-    "l2_compress", "load", "nll", "oracle", "plan", "sample_texts", "verify",
-    "CacheLayer", "Comparison", "Config", "Continuation", "Cut",
-    "Evaluation", "Digest", "Error", "Generation", "Model",
-    "NotCut", "OwnScore", "PlannedCut", "Press", "Row", "Sequence", "TextRow", "Tokenizer", "__version__",
-    "assert_matches", "compare", "compare_torch", "continuations", "torch_tensors", "digest", "evaluate", "key_norms",
-    "l2_compress", "load", "nll", "plan", "sample_texts",
+    "CacheLayer", "Comparison", "Config", "Continuation", "Cut", "Difference", "Digest", "Error",
+    "Evaluation", "Generation", "Golden", "Model", "NotCut", "OwnScore", "PlannedCut", "Press",
+    "Row", "Sequence", "TensorDigest", "TextRow", "Tokenizer", "Verification", "__version__",
+    "assert_matches", "compare", "compare_torch", "continuations", "digest", "evaluate", "golden",
+    "key_norms", "l2_compress", "load", "nll", "oracle", "plan", "sample_texts", "torch_tensors",
+    "verify",
 ]
