@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #define BOOST_TEST_MODULE sampler
+#include <algorithm>
 #include <boost/test/unit_test.hpp>
 #include <cmath>
 #include <limits>
@@ -31,6 +32,20 @@ BOOST_AUTO_TEST_CASE(argmax_takes_the_lower_id_on_ties) {
   BOOST_CHECK_EQUAL(engine::argmax(values), 1u);
   const float zeros[] = {-0.0f, 0.0f};
   BOOST_CHECK_EQUAL(engine::argmax(zeros), 0u);
+}
+
+BOOST_AUTO_TEST_CASE(argmax_finds_every_place_of_every_length) {
+  for (const std::size_t length : {1u, 2u, 15u, 16u, 17u, 31u, 32u, 33u, 49u, 64u, 100u}) {
+    std::vector<float> values(length, -5.0f);
+    for (std::size_t place = 0; place < length; ++place) {
+      values[place] = -4.0f;
+      values[length - 1] = std::max(values[length - 1], -4.0f);  // a tie with the last
+      BOOST_TEST(engine::argmax(values) == place);
+      values[place] = values[length - 1] = -5.0f;
+    }
+    BOOST_TEST(
+        engine::argmax(std::vector<float>(length, -std::numeric_limits<float>::infinity())) == 0u);
+  }
 }
 
 BOOST_AUTO_TEST_CASE(settings_decide_what_can_be_drawn) {

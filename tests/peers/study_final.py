@@ -7,8 +7,8 @@ usage: tests/peers/study_final.py NEOXREF MODEL --venv DIR [--text FILE ...] [--
 Two-phase, trigger `reaches`, prune_after 256 of 1,024 tokens, keep 1/0.9/0.5/0.1, layer 0 skipped.
 transformers goes token by token, with a DynamicCache whose layers are compressed before a token
 enters: norms of all keys, argsort, gather, as in the published L2 code. neoxref is timed as a whole
-process, loading and tokenizer included; transformers without loading its model. They take turns,
-text by text. The perplexities must agree, else the script exits with 1.
+process over all texts, loading and tokenizer included; transformers without loading its model. They
+take turns, round by round. The perplexities must agree, else the script exits with 1.
 
 DIR is a virtual environment with torch and transformers; it is made, and they are installed from
 PyPI, when it does not exist. Nothing else is written. MODEL needs a tokenizer.json:
@@ -44,16 +44,18 @@ def enter(folder):
         os.execv(python, [str(python), *sys.argv])
 
 
-def ours(options, text):
-    """Seconds of the whole process, and the perplexity of each keep ratio."""
+def ours(options):
+    """Seconds of the whole process, and the perplexities [texts][keep ratios]."""
     start = time.perf_counter()
     output = subprocess.run(
-        [options.neoxref, "eval", options.model, "--text", text, "--keep-ratio", ",".join(KEEP),
-         "--prune-after", str(PRUNE_AFTER), "--max-tokens", str(MAX_TOKENS), "--trigger", "reaches",
-         "--threads", str(options.threads), "--json"],
+        [options.neoxref, "eval", options.model, "--text", *options.text, "--keep-ratio",
+         ",".join(KEEP), "--prune-after", str(PRUNE_AFTER), "--max-tokens", str(MAX_TOKENS),
+         "--trigger", "reaches", "--threads", str(options.threads), "--json"],
         check=True, capture_output=True).stdout
     seconds = time.perf_counter() - start
-    return seconds, [row["perplexity"] for row in json.loads(output)["rows"]]
+    rows = json.loads(output)["rows"]
+    return seconds, [[row["texts"][i]["perplexity"] for row in rows]
+                     for i in range(len(options.text))]
 
 
 def compress(cache, keep, torch):
@@ -110,14 +112,13 @@ def main():
     seconds = {"neoxref": [], "transformers": []}
     worst = 0.0
     for repeat in range(options.repeat):
-        mine = peer = 0.0
-        for text in options.text:
+        mine, perplexities = ours(options)
+        peer = 0.0
+        for text, expectations in zip(options.text, perplexities):
             ids = json.loads(subprocess.run(
                 [options.neoxref, "tokenize", options.model, "--file", text, "--json"], check=True,
                 capture_output=True).stdout)["ids"]
-            took, perplexities = ours(options, text)
-            mine += took
-            for keep, expected in zip(KEEP, perplexities):
+            for keep, expected in zip(KEEP, expectations):
                 took, found = theirs(model, ids, float(keep), torch, transformers.DynamicCache)
                 peer += took
                 worst = max(worst, abs(found / expected - 1))
