@@ -1,12 +1,13 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""A port of GPT-NeoX to plain PyTorch with two bugs that ports really have (docs/tutorial.md finds them):
-rotary turns neighbouring components (2i, 2i + 1) where the model was trained with (i, i + half), and the MLP
-takes the tanh form of GELU for the erf one. Runs the tokens of a golden and writes what its modules gave.
+"""A port of GPT-NeoX to plain PyTorch with two bugs that ports really have; docs/tutorial.md
+finds them. Rotary turns neighbouring components (2i, 2i + 1) where the model was trained with
+(i, i + half), and the MLP takes the tanh form of GELU for the erf one. Runs the tokens of a golden
+and writes what its modules gave.
 
-usage: wrong_model.py MODEL_FOLDER GOLDEN -o DUMP.safetensors [--mend rotary] [--mend gelu]
+usage: wrong_model.py MODEL GOLDEN -o DUMP.safetensors [--inner] [--mend rotary] [--mend gelu]
 
-Needs torch and safetensors.
+MODEL is a folder. --inner dumps rotary_q, rotary_k and context too. Needs torch and safetensors.
 """
 
 import argparse
@@ -17,7 +18,6 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
-from torch.nn import functional
 
 
 def rotate(x, positions, dims, base, interleaved):
@@ -48,19 +48,21 @@ class Attention(nn.Module):
         self.interleaved = interleaved
         self.query_key_value = nn.Linear(hidden, 3 * hidden)
         self.dense = nn.Linear(hidden, hidden)
+        # Nothing but places for hooks.
+        self.rotary_q, self.rotary_k, self.context = nn.Identity(), nn.Identity(), nn.Identity()
 
     def forward(self, x):
         tokens = x.shape[1]
         qkv = self.query_key_value(x)[0].view(tokens, self.heads, 3, self.head_dim)
         q, k, v = qkv.unbind(2)
         positions = torch.arange(tokens)
-        q = rotate(q, positions, self.dims, self.base, self.interleaved)
-        k = rotate(k, positions, self.dims, self.base, self.interleaved)
+        q = self.rotary_q(rotate(q, positions, self.dims, self.base, self.interleaved))
+        k = self.rotary_k(rotate(k, positions, self.dims, self.base, self.interleaved))
         scores = torch.einsum("qhd,khd->hqk", q, k) / math.sqrt(self.head_dim)
         hidden_slots = torch.ones(tokens, tokens, dtype=torch.bool).triu(1)
         weights = scores.masked_fill(hidden_slots, -math.inf).softmax(-1)
         context = torch.einsum("hqk,khd->qhd", weights, v).reshape(1, tokens, -1)
-        return self.dense(context)
+        return self.dense(self.context(context))
 
 
 class Mlp(nn.Module):
@@ -116,23 +118,26 @@ class Port(nn.Module):
         self.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
 
     def forward(self, ids):
-        return functional.linear(self.gpt_neox(ids), self.embed_out.weight)
+        return self.embed_out(self.gpt_neox(ids))
 
 
-def run(port, ids):
-    """What each module gives for ids [1, tokens], by its name."""
+MODULES = (nn.Embedding, nn.LayerNorm, nn.Linear, nn.GELU, Layer)
+
+
+def run(port, ids, inner):
+    """What each module gives for ids [1, tokens], by its name; inner: the attention's steps too."""
     dump = {"input_ids": ids}
 
     def note(name):
         def hook(_module, _inputs, output):
-            dump[name] = output.detach().contiguous()
+            dump[name] = output.detach().clone()
         return hook
 
     for name, module in port.named_modules():
-        if name and not isinstance(module, (nn.ModuleList, Body)):
+        if isinstance(module, MODULES) or (inner and isinstance(module, nn.Identity)):
             module.register_forward_hook(note(name))
     with torch.no_grad():
-        dump["embed_out"] = port(ids)
+        port(ids)
     return dump
 
 
@@ -141,11 +146,12 @@ def main():
     parser.add_argument("model", type=Path)
     parser.add_argument("golden", type=Path)
     parser.add_argument("-o", "--output", required=True)
+    parser.add_argument("--inner", action="store_true")
     parser.add_argument("--mend", action="append", default=[], choices=["rotary", "gelu"])
     arguments = parser.parse_args()
     golden = json.loads((arguments.golden / "golden.json").read_text())
     ids = torch.tensor([golden["tokens"]])
-    save_file(run(Port(arguments.model, arguments.mend), ids), arguments.output)
+    save_file(run(Port(arguments.model, arguments.mend), ids, arguments.inner), arguments.output)
 
 
 if __name__ == "__main__":
