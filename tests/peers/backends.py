@@ -5,14 +5,16 @@
 usage: tests/peers/backends.py NEOXREF MODEL --venv DIR -o OUT [--tokens N] [--only NAME ...]
 
 Backends: transformers in float32 and bfloat16, eager and sdpa; onnxruntime on an export of
-transformers; CTranslate2. Each writes OUT/NAME.safetensors (names of docs/tensors.md), which is
-compared with a golden of the same tokens under the profile that the backend should have, and with one
-bug put in. DIR is a virtual environment; it is made, and the backends are installed from PyPI, when
-it does not exist. Exit 1 when a backend is flagged or a bug is not."""
+transformers; CTranslate2; and transformers with one bug put in. Each writes OUT/NAME.safetensors
+(names of docs/tensors.md), which is compared with a golden of the same tokens under the profile
+that the backend should have; OUT/NAME.json is what `compare` says. DIR is a virtual environment; it
+is made, and the backends are installed from PyPI, when it does not exist. Exit 1 when a backend is
+flagged, or when of one with a bug other tensors are flagged than those where the bug arises."""
 import argparse
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -28,7 +30,11 @@ def enter(folder):
     python = folder / "bin" / "python"
     if not python.exists():
         venv.create(folder, with_pip=True)
-        subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
+        try:
+            subprocess.run([python, "-m", "pip", "install", "--quiet", *PACKAGES], check=True)
+        except subprocess.CalledProcessError:
+            shutil.rmtree(folder)  # Half an environment would pass for a whole one next time.
+            raise
     if pathlib.Path(sys.prefix).resolve() != folder.resolve():
         os.execv(python, [str(python), *sys.argv])
 
@@ -74,7 +80,8 @@ def onnxruntime(model, ids):
                               output_names=names, dynamo=True, verbose=False)
         session = ort.InferenceSession(path, providers=["CPUExecutionProvider"])
         values = session.run(names, {session.get_inputs()[0].name: ids.numpy()})
-    return {"input_ids": ids, **{name: torch.from_numpy(value) for name, value in zip(names, values)}}
+    return {"input_ids": ids,
+            **{name: torch.from_numpy(value) for name, value in zip(names, values)}}
 
 
 def ctranslate2(model, ids):
@@ -96,21 +103,50 @@ def ctranslate2(model, ids):
             "embed_out": torch.from_numpy(logits.astype(numpy.float32))}
 
 
+# The tensors that one bug makes wrong where they arise, * for every layer: compare must flag all of
+# these, none besides, and name the first of them.
+BUGS = {
+    "activation quick_gelu": ["gpt_neox.layers.*.mlp.act"],
+    "rotary pairs interleaved": ["gpt_neox.layers.*.attention.rotary_q",
+                                 "gpt_neox.layers.*.attention.rotary_k"],
+    "no bias in dense": ["gpt_neox.layers.*.attention.dense"],
+    "sees one token ahead": ["gpt_neox.layers.*.attention.context"],
+    "no attention scale": ["gpt_neox.layers.*.attention.context"],
+    "no final norm": ["gpt_neox.final_layer_norm"],
+}
+
+
 def backends():
-    """{name: (how, profile, bug)}; a bug must be flagged."""
+    """{name: (how, profile, tensors that must be flagged)}"""
     all_of_them = {}
     for dtype, profile in (("float32", "f32"), ("bfloat16", "bf16-acc32")):
         for attention in ("eager", "sdpa"):
             name = f"transformers-{dtype}-{attention}"
             right = "bf16-flash" if (dtype, attention) == ("bfloat16", "sdpa") else profile
-            all_of_them[name] = (transformers(dtype, attention), right, False)
-        for bug in ("activation quick_gelu", "rotary pairs interleaved", "no bias in dense",
-                    "sees one token ahead", "no attention scale", "no final norm"):
+            all_of_them[name] = (transformers(dtype, attention), right, [])
+        for bug, flagged in BUGS.items():
             name = f"transformers-{dtype}-{bug}".replace(" ", "-")
-            all_of_them[name] = (transformers(dtype, "eager", [bug]), profile, True)
-    all_of_them["onnxruntime"] = (onnxruntime, "f32", False)
-    all_of_them["ctranslate2"] = (ctranslate2, "f32", False)
+            all_of_them[name] = (transformers(dtype, "eager", [bug]), profile, flagged)
+    all_of_them["onnxruntime"] = (onnxruntime, "f32", [])
+    all_of_them["ctranslate2"] = (ctranslate2, "f32", [])
     return all_of_them
+
+
+def judge(done, flagged, layers):
+    """(what `compare` said, in the words of the table; whether it is what should be said)"""
+    if done.returncode not in (0, 1):
+        return done.stderr.strip(), False
+    said = json.loads(done.stdout)
+    expected = {name.replace("*", str(layer)) for name in flagged for layer in range(layers)}
+    found = {tensor["name"] for tensor in said["tensors"] if tensor["fails"]}
+    first = flagged[0].replace("*", "0") if flagged else None
+    right = (said["tensors"] and found == expected and said["first_diverging"] == first
+             and done.returncode == (1 if flagged else 0))
+    nearest = max(said["tensors"], key=lambda tensor: tensor["ratio"] or 0)
+    verdict = (f"diverges at {said['first_diverging']}, {len(found)} flagged" if found
+               else f"agrees, KL at most {said['logits']['kl_max']:.1e}")
+    return (f"{len(said['tensors'])} tensors | {nearest['ratio']:.3g} {nearest['yardstick']}, "
+            f"{nearest['name']} | {verdict}"), right
 
 
 def main():
@@ -120,32 +156,33 @@ def main():
     parser.add_argument("--venv", type=pathlib.Path, required=True)
     parser.add_argument("-o", dest="out", type=pathlib.Path, required=True)
     parser.add_argument("--tokens", type=int, default=96)
-    parser.add_argument("--only", nargs="*")
+    parser.add_argument("--only", nargs="+", choices=list(backends()), metavar="NAME")
     options = parser.parse_args()
     enter(options.venv)
     sys.path.insert(0, str(HERE))
     import numpy
     import safetensors.torch
     options.out.mkdir(parents=True, exist_ok=True)
-    vocab = json.loads((options.model / "config.json").read_text())["vocab_size"]
-    ids = numpy.random.Generator(numpy.random.PCG64(1)).integers(vocab, size=options.tokens)
+    config = json.loads((options.model / "config.json").read_text())
+    ids = numpy.random.Generator(numpy.random.PCG64(1)).integers(config["vocab_size"],
+                                                                 size=options.tokens)
     golden = options.out / "golden"
-    if not golden.exists():
-        subprocess.run([options.neoxref, "golden", options.model, "--tokens",
-                        ",".join(map(str, ids)), "-o", golden], check=True)
+    subprocess.run([options.neoxref, "golden", options.model, "--tokens", ",".join(map(str, ids)),
+                    "-o", golden], check=True, stdout=subprocess.DEVNULL)
     wrong = []
-    for name, (run, profile, bug) in backends().items():
+    print("backend | profile | exit | tensors | nearest to its limit | verdict", flush=True)
+    for name, (run, profile, flagged) in backends().items():
         if options.only and name not in options.only:
             continue
         file = options.out / f"{name}.safetensors"
-        if not file.exists():
-            safetensors.torch.save_file({n: t.contiguous() for n, t in run(options.model, ids).items()},
-                                        file)
+        safetensors.torch.save_file({n: t.contiguous() for n, t in run(options.model, ids).items()},
+                                    file)
         done = subprocess.run([options.neoxref, "compare", golden, file, "--model", options.model,
                                "--profile", profile, "--json"], capture_output=True, text=True)
         (options.out / f"{name}.json").write_text(done.stdout)
-        print(f"{name}: {profile}, exit {done.returncode} {done.stderr.strip()[:200]}", flush=True)
-        if done.returncode != (1 if bug else 0):
+        words, right = judge(done, flagged, config["num_hidden_layers"])
+        print(f"{name} | {profile} | {done.returncode} | {words}", flush=True)
+        if not right:
             wrong.append(name)
     print("not as expected: " + ", ".join(wrong) if wrong else "all as expected")
     return 1 if wrong else 0
