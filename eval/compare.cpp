@@ -7,6 +7,7 @@
 
 #include "engine/error.hpp"
 #include "eval/compare_parts.hpp"
+#include "eval/golden_tensors.hpp"
 
 namespace neoxref::eval {
 
@@ -16,16 +17,6 @@ using engine::TensorId;
 namespace {
 
 constexpr double infinity = std::numeric_limits<double>::infinity();
-
-std::vector<TensorId> all_tensors(const engine::Config& config) {
-  std::vector<TensorId> ids{{Tensor::embed_in}};
-  for (std::size_t layer = 0; layer < config.layers; ++layer) {
-    for (const Tensor tensor : engine::layer_tensors) ids.push_back({tensor, layer});
-  }
-  ids.push_back({Tensor::final_layer_norm});
-  ids.push_back({Tensor::embed_out});
-  return ids;
-}
 
 /// * stands for any characters.
 bool matches(std::string_view pattern, std::string_view name) {
@@ -56,14 +47,15 @@ public:
         team_(team),
         options_(options),
         config_(checkpoint.config()),
-        oracle_(checkpoint, team, options.profile, options.isa) {}
+        oracle_(checkpoint, team, options.profile, options.isa),
+        comparing_(options.causes == Causes::never ? 1.0 : 0.6) {}
 
   CompareReport run() {
     describe_files();
     report_.golden_tokens = reference_.all();
     if (other_.alignment().agrees) {
       compare_rotary();
-      const std::vector<TensorId> ids = all_tensors(config_);
+      const std::vector<TensorId> ids = forward_tensors(config_);
       for (std::size_t i = 0; i < ids.size(); ++i) {
         progress(static_cast<double>(i) / static_cast<double>(ids.size()) * 0.7);
         compare_tensor(ids[i]);
@@ -74,14 +66,16 @@ public:
         if (report_.tensors[i].fails && !report_.first_diverging) report_.first_diverging = i;
       }
       check_required();
+      look_for_causes();
     }
-    progress(1.0);
+    if (options_.progress) options_.progress(1.0);
     return std::move(report_);
   }
 
 private:
+  /// share   of comparing, without causes.
   void progress(double share) const {
-    if (options_.progress) options_.progress(share);
+    if (options_.progress) options_.progress(share * comparing_);
   }
 
   void describe_files() {
@@ -245,10 +239,23 @@ private:
     }
   }
 
+  void look_for_causes() {
+    const bool wanted = options_.causes == Causes::always ||
+                        (options_.causes == Causes::when_diverging && report_.failing() > 0);
+    if (!wanted || report_.tensors.empty()) return;
+    CompareOptions options = options_;
+    options.progress = [this](double share) {
+      if (options_.progress) options_.progress(comparing_ + (1.0 - comparing_) * share);
+    };
+    CauseSearch search = find_causes(other_, reference_, checkpoint_, team_, oracle_, options);
+    report_.causes = std::move(search.found);
+    report_.why_no_causes = std::move(search.why_not);
+  }
+
   void check_required() {
     for (const std::string& pattern : options_.require) {
       bool known = pattern == "all";
-      for (const TensorId& id : all_tensors(config_)) {
+      for (const TensorId& id : forward_tensors(config_)) {
         known = known || matches(pattern, engine::tensor_name(id));
       }
       if (!known) throw engine::Error("require", "the model has no such tensor", {}, pattern);
@@ -282,6 +289,7 @@ private:
   const CompareOptions& options_;
   const engine::Config& config_;
   UnitOracle oracle_;
+  double comparing_;  ///< share of the work that is not looking for causes
   CompareReport report_;
 };
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
 #include <optional>
 #include <string>
@@ -10,6 +11,7 @@
 #include "engine/checkpoint.hpp"
 #include "engine/parallel.hpp"
 #include "eval/compare_figures.hpp"
+#include "eval/deviations.hpp"
 #include "eval/envelope.hpp"
 #include "eval/foreign_source.hpp"
 #include "eval/matrices.hpp"
@@ -31,10 +33,18 @@ private:
   std::size_t count_;
 };
 
+/// When known deviations are looked for.
+enum class Causes : std::uint8_t {
+  never,
+  when_diverging,  ///< a tensor fails, and the search costs no more than comparing does
+  always
+};
+
 struct CompareOptions {
   Profile profile;
   std::size_t envelope_runs = 8;     ///< 0: no envelope; made only where something needs it
   std::vector<std::string> require;  ///< names, * standing for any characters; "all"
+  Causes causes = Causes::when_diverging;
   std::string isa{};
   std::function<void(double)> progress{};  ///< share from 0 to 1
 };
@@ -72,7 +82,8 @@ struct CompareReport {
   std::vector<std::string> unknown;       ///< arrays that no map knows
   std::vector<std::string> findings;  ///< what a reader should know of the files, one clause each
 
-  std::vector<std::string> causes;  ///< known deviations that were found, the strongest first
+  std::optional<DeviationReport> causes;  ///< nothing: not looked for
+  std::string why_no_causes;              ///< they were to be looked for, but why not, one clause
 
   std::size_t failing() const;
   /// Something was compared, nothing fails, the ids are the same, nothing required is missing.
@@ -80,7 +91,8 @@ struct CompareReport {
 };
 
 /// Compares OTHER with the reference, tensor by tensor in the order of execution, holding those of one
-/// unit at a time. Where the input ids differ nothing else is compared.
+/// unit at a time. Where the input ids differ nothing else is compared. Known deviations are looked for in
+/// the first tokens, at most 128, fewer where the units are large (docs/compare.md).
 /// Errors: Error as TensorSource::get, UnitOracle and make_envelope.
 CompareReport compare(const ForeignFile& file, const ForeignSource& other,
                       const TensorSource& reference, const engine::Checkpoint& checkpoint,

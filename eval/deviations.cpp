@@ -22,24 +22,37 @@ constexpr double left_over = 0.2;
 }  // namespace
 
 DeviationReport DeviationSearch::run() {
-  for (std::size_t i = 0; i < sites_.size(); ++i) measure_honest(i);
+  const auto progress = [&](double share) {
+    if (options_.progress) options_.progress(share);
+  };
+  const auto sites = static_cast<double>(sites_.size());
+  for (std::size_t i = 0; i < sites_.size(); ++i) {
+    progress(0.5 * static_cast<double>(i) / sites);
+    measure_honest(i);
+  }
   for (std::size_t number = 0; number < known_.size(); ++number) {
     can_be_told_.push_back(power_of(number) >= options_.least_power);
   }
   if (other_) {
-    for (std::size_t i = 0; i < sites_.size(); ++i) decide_site(i);
+    for (std::size_t i = 0; i < sites_.size(); ++i) {
+      progress(0.5 + 0.4 * static_cast<double>(i) / sites);
+      decide_site(i);
+    }
+    progress(0.9);
     agree_in_families();
     decide_together();
   }
   DeviationReport report;
   report.tokens = tokens_;
   report.runs = honest_.size();
+  report.layers = config_.layers;
   for (std::size_t number = 0; number < known_.size(); ++number) add_finding(number, report);
   std::stable_sort(report.findings.begin(), report.findings.end(),
                    [](const DeviationFinding& a, const DeviationFinding& b) {
                      return a.flagged != b.flagged ? a.flagged : a.flagged && a.power > b.power;
                    });
   if (other_) find_unexplained(report);
+  progress(1.0);
   return report;
 }
 

@@ -50,6 +50,7 @@ struct UnexplainedError {
 struct DeviationReport {
   std::size_t tokens = 0;                    ///< that were looked at: the first of the sequence
   std::size_t runs = 0;                      ///< honest ones that gave the null
+  std::size_t layers = 0;                    ///< of the model
   std::vector<DeviationFinding> findings{};  ///< flagged ones first, the strongest first
   std::vector<UnexplainedError> unexplained{};
   bool none_explains() const { return !unexplained.empty(); }
@@ -60,7 +61,8 @@ struct DeviationOptions {
   std::size_t logit_columns = 2048;  ///< an even sample of the vocabulary
   double flag_at = 6.0;              ///< standard errors that beta must be from 0
   double least_power = 8.0;
-  double significant = 3.0;  ///< RMS of own error over that of honest runs
+  double significant = 3.0;                ///< RMS of own error over that of honest runs
+  std::function<void(double)> progress{};  ///< share from 0 to 1
 };
 
 /// Looks for known deviations in what another backend computed. Only tensors that `other` has are

@@ -100,7 +100,7 @@ Rules llama_cpp() {
           R"((?:norm|norm_w|kq|kqv|kq_soft_max(?:_ext)?|ffn_out|ffn_inp|inpL)(?:-\d+)?|inp_.*)"),
   };
   ForeignRule fused = named(R"((?:wqkv|bqkv)-(\d+))", l + ".attention.query_key_value");
-  fused.order = QkvOrder::by_part;
+  fused.order = StoredQkvOrder::by_part;
   rules.push_back(fused);
   return rules;
 }

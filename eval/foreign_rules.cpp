@@ -100,7 +100,7 @@ ForeignRule rule_of(const json& value, const std::string& where) {
   if (order != "by-head" && order != "by-part") {
     throw Error(fields.place("qkv"), "no such order", "by-head or by-part", order);
   }
-  rule.order = order == "by-part" ? QkvOrder::by_part : QkvOrder::by_head;
+  rule.order = order == "by-part" ? StoredQkvOrder::by_part : StoredQkvOrder::by_head;
   fields.finish("unknown field");
   return rule;
 }

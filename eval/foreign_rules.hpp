@@ -18,7 +18,7 @@ namespace neoxref::eval {
 enum class QkvPart : std::uint8_t { whole, q, k, v };
 /// Order of the columns of a whole query_key_value: [heads][q, k, v][head_dim], as checkpoints store it,
 /// or [q, k, v][heads][head_dim].
-enum class QkvOrder : std::uint8_t { by_head, by_part };
+enum class StoredQkvOrder : std::uint8_t { by_head, by_part };
 
 /// Elements [start, stop) of an axis, each step-th.
 struct AxisSlice {
@@ -41,7 +41,7 @@ struct ForeignRule {
   std::vector<std::size_t> squeeze;  ///< axes of extent 1 to drop
   std::vector<std::size_t> permute;  ///< axis i of the result was axis permute[i]; empty: none
   QkvPart part = QkvPart::whole;
-  QkvOrder order = QkvOrder::by_head;
+  StoredQkvOrder order = StoredQkvOrder::by_head;
 };
 
 /// Where the sequence stands in OTHER's arrays, for who says so.

@@ -152,7 +152,7 @@ std::vector<Grid> ForeignSource::all_grids(const Binding& binding) const {
   std::vector<Grid> found = foreign::grids(seen, width, config_.heads, binding.heads_first);
   if (binding.id.tensor == Tensor::query_key_value && !is_part) {
     std::vector<Grid> both;
-    const bool by_part = binding.rule != nullptr && binding.rule->order == QkvOrder::by_part;
+    const bool by_part = binding.rule != nullptr && binding.rule->order == StoredQkvOrder::by_part;
     for (const Grid& grid : found) {
       for (const bool other_order : {false, true}) {
         Grid next = grid;

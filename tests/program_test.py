@@ -13,6 +13,7 @@ import unittest
 from program import case
 from program.analyze import Analyze
 from program.bench import Bench, Synth
+from program.compare import Compare
 from program.evaluate import Eval, Plan
 from program.files import Inspect, Logits, Tokenize
 from program.golden import Golden
@@ -23,8 +24,9 @@ from program.run import Run
 from program.streams import Streams
 from program.usage import Help, Usage
 
-__all__ = ["Analyze", "Bench", "Checkpoints", "Eval", "Golden", "Help", "Inspect", "Laboratory", "Logits", "Page",
-           "Plan", "Run", "Streams", "Synth", "Tokenize", "Usage", "Verify"]
+__all__ = ["Analyze", "Bench", "Checkpoints", "Compare", "Eval", "Golden", "Help", "Inspect",
+           "Laboratory", "Logits", "Page", "Plan", "Run", "Streams", "Synth", "Tokenize",
+           "Usage", "Verify"]
 
 if __name__ == "__main__":
     if len(sys.argv) < 2 or not os.access(sys.argv[1], os.X_OK):

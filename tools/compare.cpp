@@ -40,6 +40,7 @@ struct CompareCommand {
   std::string golden_path, other_path;
   std::optional<std::string> model, profile, rules_path, require, html, junit;
   std::uint64_t envelope_runs = 8;
+  std::string causes = "auto";
 
   /// Errors: Error that says whose model is missing.
   void find_model(const eval::Golden& golden) {
@@ -76,6 +77,7 @@ struct CompareCommand {
     options.profile = asked ? *asked : eval::shipped_profile(eval::fitting_profile(file, other));
     options.envelope_runs = static_cast<std::size_t>(envelope_runs);
     options.require = names_of(require);
+    options.causes = parse_causes(causes);
     options.isa = common.isa;
     eval::CompareReport report;
     {
@@ -125,6 +127,15 @@ Command add_compare(CLI::App& program) {
            "Tensors that must be there, with commas; * stands for any characters");
   add_count(*app, "--envelope", state->envelope_runs, 0, 64,
             "Simulated runs of the profile, made where bounds do not suffice; 0: none");
+  app->add_option("--causes", state->causes,
+                  "Known deviations that explain the divergence: auto, looked for\nwhere tensors "
+                  "fail and the search is no long one; always;\nnever (default: auto)")
+      ->type_name("WHEN")
+      ->check([](const std::string& name) {
+        return name == "auto" || name == "always" || name == "never"
+                   ? std::string{}
+                   : "expected auto, always or never";
+      });
   add_text(*app, "--html", state->html, "FILE", "Also write a page with maps and histograms");
   add_text(*app, "--junit", state->junit, "FILE", "Also write JUnit XML");
   state->common.add_to_without_model(*app);

@@ -122,27 +122,29 @@ Json compare_json(const CompareReport& report, const CompareContext& context) {
   }
   Json tensors = Json::array();
   for (const TensorReport& tensor : report.tensors) tensors.push_back(tensor_json(tensor));
-  Json document = {{"agrees", report.agrees()},
-                   {"summary", compare_headline(report)},
-                   {"golden", context.golden},
-                   {"other", context.other},
-                   {"model", context.model},
-                   {"profile", report.profile},
-                   {"format", report.format},
-                   {"map", report.map},
-                   {"input", input},
-                   {"first_diverging", report.first_diverging
-                                           ? Json(report.tensors[*report.first_diverging].label())
-                                           : Json(nullptr)},
-                   {"causes", report.causes},
-                   {"tensors", tensors},
-                   {"logits", report.logits ? logits_json(*report.logits, report.logit_error_999)
-                                            : Json(nullptr)},
-                   {"missing", report.missing},
-                   {"required_missing", report.required},
-                   {"unknown", report.unknown},
-                   {"findings", report.findings},
-                   {"seconds", context.seconds}};
+  Json document = {
+      {"agrees", report.agrees()},
+      {"summary", compare_headline(report)},
+      {"golden", context.golden},
+      {"other", context.other},
+      {"model", context.model},
+      {"profile", report.profile},
+      {"format", report.format},
+      {"map", report.map},
+      {"input", input},
+      {"first_diverging", report.first_diverging
+                              ? Json(report.tensors[*report.first_diverging].label())
+                              : Json(nullptr)},
+      {"causes", causes_json(report)},
+      {"why_no_causes", report.why_no_causes.empty() ? Json(nullptr) : Json(report.why_no_causes)},
+      {"tensors", tensors},
+      {"logits",
+       report.logits ? logits_json(*report.logits, report.logit_error_999) : Json(nullptr)},
+      {"missing", report.missing},
+      {"required_missing", report.required},
+      {"unknown", report.unknown},
+      {"findings", report.findings},
+      {"seconds", context.seconds}};
   return document;
 }
 

@@ -2,6 +2,7 @@
 #include <fmt/core.h>
 
 #include <algorithm>
+#include <cctype>
 #include <cmath>
 
 #include "tools/compare_pictures.hpp"
@@ -172,7 +173,11 @@ std::string header(const CompareReport& report, const CompareContext& context) {
     }
     body += "</p>\n";
   }
-  body += list("Causes that fit", report.causes) + "<dl>\n";
+  for (CauseList& causes : cause_lists(report)) {
+    causes.title[0] = static_cast<char>(std::toupper(static_cast<unsigned char>(causes.title[0])));
+    body += list(causes.title, causes.items);
+  }
+  body += "<dl>\n";
   body += entry("golden", html_name(context.golden) + ", model " + html_name(context.model));
   body += entry("other", html_name(context.other) + ", " + html_text(report.format) + ", names " +
                              (report.map == "none" ? "of docs/tensors.md" : html_text(report.map)));

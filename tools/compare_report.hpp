@@ -15,6 +15,9 @@ struct CompareContext {
   double seconds = 0.0;
 };
 
+/// auto, always, never. Errors: Error for another word.
+eval::Causes parse_causes(const std::string& word);
+
 /// One line that says how it went.
 std::string compare_headline(const eval::CompareReport& report);
 /// For a terminal: the first diverging tensor, what else fails, logits, coverage, findings.
@@ -27,6 +30,16 @@ nlohmann::ordered_json compare_json(const eval::CompareReport& report,
 std::string compare_junit(const eval::CompareReport& report, const CompareContext& context);
 /// One HTML page that needs nothing else.
 std::string compare_page(const eval::CompareReport& report, const CompareContext& context);
+
+struct CauseList {
+  std::string title;  ///< begins in lower case
+  std::vector<std::string> items;
+};
+/// What is known of why OTHER diverges: deviations that fit, what none of them explains, and what could not
+/// have been seen. Empty where nothing was looked for.
+std::vector<CauseList> cause_lists(const eval::CompareReport& report);
+/// All findings with their figures, flagged or not; null where nothing was looked for.
+nlohmann::ordered_json causes_json(const eval::CompareReport& report);
 
 /// "0 to 511 of 512 tokens".
 std::string token_range_text(const eval::CompareReport& report);

@@ -159,7 +159,7 @@ std::string compare_text(const CompareReport& report, const CompareContext& cont
   std::string text = safe(compare_headline(report)) + "\n";
   if (!report.alignment.agrees) return text;
   if (report.first_diverging) text += first_text(report.tensors[*report.first_diverging]);
-  text += list("causes that fit", report.causes, 8);
+  for (const CauseList& causes : cause_lists(report)) text += list(causes.title, causes.items, 9);
   std::vector<const TensorReport*> rows;
   constexpr std::size_t most_failing = 12, most_passing = 5;
   for (const TensorReport& each : report.tensors) {

@@ -36,7 +36,7 @@ class Compare(unittest.TestCase):
 
     def compare(self, arrays, **options):
         return _compare("mini", None, IDS, arrays, None, options.get("profile"),
-                        options.get("require", ()), 8)
+                        options.get("require", ()), 8, options.get("causes", "auto"))
 
     def test_own_logits_agree(self):
         for arrays in ({"logits": self.logits}, {"embed_out": Bare(self.logits)},
@@ -56,6 +56,16 @@ class Compare(unittest.TestCase):
         self.assertEqual(result.tensors["embed_out"]["error"]["max_abs_at"], [2, 7])
         self.assertIn("DIVERGES at embed_out", str(result))
         self.assertIn("DIVERGES", repr(result))
+
+    def test_a_known_deviation_is_named(self):
+        ids = [(7 * i + 3) % 300 for i in range(24)]
+        logits = neoxref.load("mini").forward(ids).astype(np.float16).astype(np.float32)
+        for causes, names in (("auto", ["logits in float16"]), ("never", [])):
+            result = _compare("mini", None, ids, {"logits": logits}, None, "f32", (), 8, causes)
+            self.assertFalse(result)
+            self.assertEqual(result.causes, names)
+        with self.assertRaises(neoxref.Error):
+            _compare("mini", None, ids, {"logits": logits}, None, "f32", (), 8, "perhaps")
 
     def test_npz_and_polygraphy_files(self):
         raw = io.BytesIO()

@@ -57,7 +57,7 @@ std::tuple<bool, std::string, std::string, std::string, std::string> compare(
     std::string name, const std::string& golden_path, const Ids& tokens, const std::string& other,
     const std::vector<ArrayParts>& arrays, const std::string& rules_path,
     const std::optional<std::string>& profile, const std::vector<std::string>& require,
-    std::size_t envelope_runs) {
+    std::size_t envelope_runs, const std::string& causes) {
   const std::span<const std::int32_t> ids = view(tokens);
   const std::vector<std::int32_t> token_list(ids.begin(), ids.end());
   const py::gil_scoped_release released;
@@ -82,6 +82,7 @@ std::tuple<bool, std::string, std::string, std::string, std::string> compare(
                             : eval::shipped_profile(eval::fitting_profile(file, source));
   options.require = require;
   options.envelope_runs = envelope_runs;
+  options.causes = tools::parse_causes(causes);
   const eval::CompareReport report =
       eval::compare(file, source, *reference, checkpoint, model.team(), options);
   const tools::CompareContext context{golden_path.empty() ? "a run of the reference" : golden_path,

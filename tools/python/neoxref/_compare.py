@@ -93,6 +93,13 @@ class Comparison:
         return self._document
 
     @property
+    def causes(self) -> List[str]:
+        """Names of known deviations (docs/deviations.md) that OTHER has, the strongest first. Empty where
+        none fits and where none was looked for: document["causes"] has all figures, or None."""
+        found = self._document["causes"] or {"findings": []}
+        return [finding["name"] for finding in found["findings"] if finding["flagged"]]
+
+    @property
     def tensors(self) -> Dict[str, Dict[str, Any]]:
         """The figures of each tensor that was compared, by name."""
         return {tensor["name"]: tensor for tensor in self._document["tensors"]}
@@ -108,7 +115,7 @@ class Comparison:
 
 def _compare(model: Optional[Place], golden: Optional[Place], tokens: Optional[Tokens], other: Any,
              rules: Optional[Place], profile: Optional[str], require: Union[str, Many[str]],
-             envelope: int) -> Comparison:
+             envelope: int, causes: str) -> Comparison:
     names = [require] if isinstance(require, str) else list(require)
     is_path = isinstance(other, (str, os.PathLike))
     if not is_path and not isinstance(other, Mapping):
@@ -120,13 +127,13 @@ def _compare(model: Optional[Place], golden: Optional[Place], tokens: Optional[T
     return Comparison(_core.compare(
         "" if model is None else os.fspath(model), "" if golden is None else os.fspath(golden), ids,
         os.fspath(other) if is_path else "", parts, "" if rules is None else os.fspath(rules),
-        profile, names, as_count(envelope, "envelope", below=65)))
+        profile, names, as_count(envelope, "envelope", below=65), causes))
 
 
 def compare(golden: Place, other: Union[Place, Mapping[str, Any]], *,
             model: Optional[Place] = None, profile: Optional[str] = None,
             rules: Optional[Place] = None, require: Union[str, Many[str]] = (),
-            envelope: int = 8) -> Comparison:
+            envelope: int = 8, causes: str = "auto") -> Comparison:
     """Compares what another backend computed with a golden.
 
     golden    folder that `neoxref golden` has made.
@@ -138,16 +145,18 @@ def compare(golden: Place, other: Union[Place, Mapping[str, Any]], *,
     rules     a rules file (docs/compare.md).
     require   names that must be there, * for any characters; "all".
     envelope  simulated runs of the profile, made where bounds do not suffice; 0: none.
+    causes    when known deviations are looked for: "auto" (where tensors fail and the search is no long
+              one), "always", "never".
     """
-    return _compare(model, golden, None, other, rules, profile, require, envelope)
+    return _compare(model, golden, None, other, rules, profile, require, envelope, causes)
 
 
 def assert_matches(golden: Place, arrays: Mapping[str, Any], *, model: Optional[Place] = None,
                    profile: Optional[str] = None, require: Union[str, Many[str]] = (),
-                   envelope: int = 8) -> None:
+                   envelope: int = 8, causes: str = "auto") -> None:
     """For tests: AssertionError with the table where compare() does not agree."""
     __tracebackhide__ = True
     result = compare(golden, arrays, model=model, profile=profile, require=require,
-                     envelope=envelope)
+                     envelope=envelope, causes=causes)
     if not result:
         raise AssertionError(str(result))

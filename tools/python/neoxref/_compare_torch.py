@@ -120,7 +120,7 @@ def _write_checkpoint(module: Any, folder: Path) -> None:
 
 def compare_torch(module: Any, ids: Tokens, *, golden: Optional[Place] = None,
                   model: Optional[Place] = None, profile: Optional[str] = None,
-                  envelope: int = 8, quiet: bool = False) -> Comparison:
+                  envelope: int = 8, causes: str = "auto", quiet: bool = False) -> Comparison:
     """Runs a transformers GPT-NeoX and the reference on the same ids, compares every tensor that
     hooks can see, and prints the table.
 
@@ -130,15 +130,16 @@ def compare_torch(module: Any, ids: Tokens, *, golden: Optional[Place] = None,
     model    the reference's checkpoint; None: the golden's, or else the module's own weights and config
              (then a wrong weight or config is not seen, only wrong arithmetic).
     profile  how the module rounds; None: what its numbers look like.
+    causes   as of compare().
     """
     arrays = torch_tensors(module, ids)
     tokens = None if golden is not None else ids
     if model is not None or golden is not None:
-        result = _compare(model, golden, tokens, arrays, None, profile, (), envelope)
+        result = _compare(model, golden, tokens, arrays, None, profile, (), envelope, causes)
     else:
         with tempfile.TemporaryDirectory(prefix="neoxref_") as name:
             _write_checkpoint(module, Path(name))
-            result = _compare(name, None, tokens, arrays, None, profile, (), envelope)
+            result = _compare(name, None, tokens, arrays, None, profile, (), envelope, causes)
     if not quiet:
         print(result)
     return result
