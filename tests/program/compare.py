@@ -29,6 +29,11 @@ class Elements(HTMLParser):
         self.loaded += [value for name, value in attrs
                         if name in ("src", "href") and not (value or "").startswith("#")]
 
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in EMPTY_ELEMENTS:
+            self.open.pop()
+
     def handle_endtag(self, tag):
         assert self.open.pop() == tag, tag
 
@@ -154,7 +159,10 @@ class Compare(Case):
             case = cases[file]
             with self.subTest(file):
                 profile = {"float32": "f32", "bfloat16": "bf16-acc32"}[case["dtype"]]
-                found = self.document("compare", golden, DEVIATIONS / file, "--model", DEVIATIONS,
+                # Without ids: those of a dump that begins with the second token are others.
+                dump = Safetensors(DEVIATIONS / file)
+                dump.write(self.folder / file, [name for name in dump.header if name != "input_ids"])
+                found = self.document("compare", golden, self.folder / file, "--model", DEVIATIONS,
                                       "--profile", profile, status=1)
                 self.assertEqual(sorted(self.flagged(found)), sorted(case["expected"]))
                 self.assertEqual(found["causes"]["none_explains"], case["unlisted"])
