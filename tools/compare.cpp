@@ -119,8 +119,8 @@ Command add_compare(CLI::App& program) {
       ->required();
   add_text(*app, "--model", state->model, "MODEL", "The golden's model, if it lies elsewhere now");
   add_text(*app, "--profile", state->profile, "NAME|FILE.json",
-           "How the backend rounds: f32, tf32, bf16-acc32, f16-acc32, bf16-flash, kld16 or a file\n"
-           "(default: what OTHER's numbers look like)");
+           "How the backend rounds: f32, tf32, bf16-acc32, f16-acc32,\n"
+           "bf16-flash, kld16 or a file\n(default: what OTHER's numbers look like)");
   add_text(*app, "--rules", state->rules_path, "FILE",
            "What OTHER's names and layouts mean (JSON)");
   add_text(*app, "--require", state->require, "NAMES|all",
