@@ -2,6 +2,7 @@
 #include "eval/foreign_layout.hpp"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <numeric>
@@ -83,12 +84,23 @@ void convert(const std::byte* in, float* out, std::size_t n) {
   }
 }
 
+/// A file may put its values at any address; kernels want whole ones.
+void widen(simd::Dtype dtype, const std::byte* in, float* out, std::size_t n) {
+  const simd::Kernels& kernels = simd::kernels({});
+  std::array<std::uint16_t, 1024> piece;
+  for (std::size_t done = 0; done < n; done += piece.size()) {
+    const std::size_t count = std::min(piece.size(), n - done);
+    std::memcpy(piece.data(), in + done * sizeof(piece[0]), count * sizeof(piece[0]));
+    kernels.widen(dtype, piece.data(), out + done, count);
+  }
+}
+
 void to_floats(ForeignType type, const std::byte* in, float* out, std::size_t n) {
   switch (type) {
     case ForeignType::f16:
-      return simd::kernels({}).widen(simd::Dtype::f16, in, out, n);
+      return widen(simd::Dtype::f16, in, out, n);
     case ForeignType::bf16:
-      return simd::kernels({}).widen(simd::Dtype::bf16, in, out, n);
+      return widen(simd::Dtype::bf16, in, out, n);
     case ForeignType::f32:
       std::memcpy(out, in, n * sizeof(float));
       return;
