@@ -237,11 +237,17 @@ static void check_memory(const neoxref_model* model, const neoxref_shape* shape)
 #else
   const size_t slot = shape->layers * shape->heads * (2 * shape->head_dim + 2) * 4;
   neoxref_sequence* sequence = NULL;
-  struct rlimit before, tight;
+  struct rlimit before, tight, after;
   CHECK(getrlimit(RLIMIT_AS, &before) == 0);
   tight = before;
   tight.rlim_cur = (rlim_t)1 << 43;
   CHECK(setrlimit(RLIMIT_AS, &tight) == 0);
+  CHECK(getrlimit(RLIMIT_AS, &after) == 0);
+  if (after.rlim_cur != tight.rlim_cur) {
+    /* An emulator may take a limit and not keep it: all memory would go before the refusal. */
+    printf("SKIP c_api: a limit of the address space is not kept here\n");
+    return;
+  }
   CHECK(neoxref_new_sequence(model, ((size_t)1 << 44) / slot, &sequence) == NEOXREF_NO_MEMORY);
   CHECK(sequence == NULL);
   CHECK(setrlimit(RLIMIT_AS, &before) == 0);
