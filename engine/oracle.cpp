@@ -8,19 +8,14 @@
 #include <numbers>
 #include <numeric>
 
+#include "engine/binary64_functions.hpp"
 #include "engine/error.hpp"
 #include "simd/scalar/ieee.hpp"
 
 namespace neoxref::engine {
-namespace {
-
 using simd::Function;
 
-float apply(Function function, float x) {
-  return simd::evaluate(function, x);
-}
-
-double apply(Function function, double x) {
+double function_in_binary64(Function function, double x) {
   const auto gelu_by_tanh = [x](double c) {
     return 0.5 * x * (1.0 + std::tanh(c * (x + 0.044715 * x * x * x)));
   };
@@ -49,6 +44,16 @@ double apply(Function function, double x) {
       break;
   }
   return std::cos(x);
+}
+
+namespace {
+
+float apply(Function function, float x) {
+  return simd::evaluate(function, x);
+}
+
+double apply(Function function, double x) {
+  return function_in_binary64(function, x);
 }
 
 template <class Real>

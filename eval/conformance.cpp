@@ -64,8 +64,8 @@ void check_head(const Json& head, std::string_view format, const std::string& pl
   const std::string found = text_field(head, "format", place);
   if (found != format) throw Error(place, "is in another format", std::string(format), found);
   const std::string contract = text_field(head, "contract", place);
-  if (contract != conformance_contract) {
-    throw Error(place, "is about another contract", std::string(conformance_contract), contract);
+  if (contract != contract_name) {
+    throw Error(place, "is about another contract", std::string(contract_name), contract);
   }
 }
 
@@ -246,8 +246,7 @@ std::string conformance_text(const ConformanceKit& kit) {
         kit.begin(), kit.end(), [&](const auto& each) { return each.level == level; });
   }
   std::string text =
-      Json{{"format", kit_format}, {"contract", conformance_contract}, {"cases", levels}}.dump() +
-      "\n";
+      Json{{"format", kit_format}, {"contract", contract_name}, {"cases", levels}}.dump() + "\n";
   for (const ConformanceCase& each : kit) {
     text += Json{{"id", each.id},
                  {"level", each.level},

@@ -10,13 +10,11 @@
 #include <vector>
 
 #include "engine/json.hpp"
+#include "eval/contract.hpp"
 
 /// The conformance kit: questions about every rule of docs/contract.md with the answers of the oracle
 /// and of the scalar definitions, as text that needs none of our code (docs/conformance.md).
 namespace neoxref::eval {
-
-/// The page that the kit is about.
-inline constexpr std::string_view conformance_contract = "NX-F32/1";
 
 /// From one rule to a whole run; the names are those of the kit.
 inline constexpr std::string_view conformance_levels[] = {"operation", "layer", "model",

@@ -15,12 +15,10 @@
 #include "engine/config.hpp"
 #include "engine/press.hpp"
 #include "engine/safetensors.hpp"
+#include "eval/contract.hpp"
 #include "eval/digest.hpp"
 
 namespace neoxref::eval {
-
-/// The rules that fix every bit: docs/contract.md.
-inline constexpr std::string_view contract_name = "NX-F32/1";
 
 /// All that is needed to make a run again.
 struct GoldenRecipe {

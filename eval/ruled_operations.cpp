@@ -9,6 +9,7 @@
 #include <string>
 #include <vector>
 
+#include "engine/binary64_functions.hpp"
 #include "engine/error.hpp"
 #include "eval/parallel_items.hpp"
 #include "simd/scalar/ieee.hpp"
@@ -143,34 +144,7 @@ Matrix64 logits_of(engine::Team& team, const engine::Checkpoint& checkpoint, con
 }
 
 double activate(Function function, double x) {
-  const auto gelu_by_tanh = [x](double c) {
-    return 0.5 * x * (1.0 + std::tanh(c * (x + 0.044715 * x * x * x)));
-  };
-  switch (function) {
-    case Function::exp:
-      return std::exp(x);
-    case Function::log:
-      return std::log(x);
-    case Function::tanh:
-      return std::tanh(x);
-    case Function::silu:
-      return x / (1.0 + std::exp(-x));
-    case Function::gelu:
-      return 0.5 * x * std::erfc(-x / std::numbers::sqrt2);
-    case Function::gelu_tanh:
-      return gelu_by_tanh(std::numbers::sqrt2 * std::numbers::inv_sqrtpi);
-    case Function::gelu_fast:
-      return gelu_by_tanh(0.7978845608);
-    case Function::quick_gelu:
-      return x / (1.0 + std::exp(-1.702 * x));
-    case Function::relu:
-      return x > 0.0 ? x : 0.0;
-    case Function::sin:
-      return std::sin(x);
-    case Function::cos:
-      break;
-  }
-  return std::cos(x);
+  return engine::function_in_binary64(function, x);
 }
 
 void rotate(Matrix64& x, const engine::Config& config, std::size_t rotary_dims, bool interleaved,

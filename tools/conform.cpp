@@ -109,8 +109,7 @@ Exit ConformCommand::grade() const {
     list.push_back(grade_json(grade));
   }
   if (common.json) {
-    print_json(
-        {{"contract", eval::conformance_contract}, {"conformant", conformant}, {"levels", list}});
+    print_json({{"contract", eval::contract_name}, {"conformant", conformant}, {"levels", list}});
     return conformant ? Exit::ok : Exit::failed;
   }
   for (const auto& grade : grades) {
@@ -124,7 +123,7 @@ Exit ConformCommand::grade() const {
                       shortened(question->input.dump())));
   }
   print(fmt::format("{} {}\n", conformant ? "conforms to" : "DOES NOT CONFORM to",
-                    eval::conformance_contract));
+                    eval::contract_name));
   return conformant ? Exit::ok : Exit::failed;
 }
 

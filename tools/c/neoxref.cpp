@@ -79,7 +79,7 @@ const char* neoxref_version(void) noexcept {
 }
 
 const char* neoxref_contract(void) noexcept {
-  return eval::conformance_contract.data();
+  return eval::contract_name.data();
 }
 
 const char* neoxref_error(void) noexcept {
