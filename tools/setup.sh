@@ -97,6 +97,7 @@ cross=no
 if [ $ci = yes ]; then
   need clang-14 "second compiler"
   need libomp-14-dev "OpenMP for clang"
+  need libsimde-dev "carries out NEON's operations on x86-64"
   if [ "$system" = "debian 12" ] && [ "$(dpkg --print-architecture)" = amd64 ]; then
     cross=yes
     need g++-aarch64-linux-gnu "aarch64 cross compiler"
