@@ -78,11 +78,12 @@ Rules transformers() {
 
 /// Names of the graph that llama.cpp builds (src/models/gptneox.cpp), as its evaluation callback shows
 /// them. Its converter moves the rows of query_key_value to [q, k, v][heads][head_dim]; Qcur and Kcur
-/// have been turned. ffn_out and l_out follow each other: only the last is the layer's output.
+/// have been turned. wqkv, ffn_up and ffn_down are products before their biases; ffn_out is first the
+/// mlp's output and then a partial sum, l_out the layer's.
 Rules llama_cpp() {
   const std::string l = layer;
   Rules rules = {
-      named("(?:inp_embd|embd)", "gpt_neox.embed_in"),
+      named("(?:inp_)?embd", "gpt_neox.embed_in"),
       named(R"(attn_norm-(\d+))", l + ".input_layernorm"),
       named(R"(Qcur-(\d+))", l + ".attention.rotary_q"),
       named(R"(Kcur-(\d+))", l + ".attention.rotary_k"),
@@ -90,16 +91,17 @@ Rules llama_cpp() {
       named(R"(kqv_out-(\d+))", l + ".attention.context"),
       named(R"(attn_out-(\d+))", l + ".attention.dense"),
       named(R"(ffn_norm-(\d+))", l + ".post_attention_layernorm"),
-      named(R"(ffn_up(?:_b)?-(\d+))", l + ".mlp.dense_h_to_4h"),
+      named(R"(ffn_up_b-(\d+))", l + ".mlp.dense_h_to_4h"),
       named(R"(ffn_gelu-(\d+))", l + ".mlp.act"),
-      named(R"(ffn_down(?:_b)?-(\d+))", l + ".mlp.dense_4h_to_h"),
+      named(R"(ffn_down_b-(\d+))", l + ".mlp.dense_4h_to_h"),
       named(R"(l_out-(\d+))", l),
       named("result_norm", "gpt_neox.final_layer_norm"),
       named("result_output", "embed_out"),
       ignored(
-          R"((?:norm|norm_w|kq|kqv|kq_soft_max(?:_ext)?|ffn_out|ffn_inp|inpL)(?:-\d+)?|inp_.*)"),
+          R"((?:norm|norm_w|wqkv|kq|kqv|kq_soft_max(?:_ext)?|ffn_(?:up|down|out|inp)|inpL)(?:-\d+)?)"
+          R"(|inp_.*|node_\d+|.* \((?:view|reshaped|permuted|transposed|cont|copy).*)"),
   };
-  ForeignRule fused = named(R"((?:wqkv|bqkv)-(\d+))", l + ".attention.query_key_value");
+  ForeignRule fused = named(R"((?:wqkv_b|bqkv)-(\d+))", l + ".attention.query_key_value");
   fused.order = StoredQkvOrder::by_part;
   rules.push_back(fused);
   return rules;

@@ -5,7 +5,8 @@
 usage: tests/peers/backends.py NEOXREF MODEL --venv DIR -o OUT [--tokens N] [--only NAME ...]
 
 Backends: transformers in float32 and bfloat16, eager and sdpa; onnxruntime on an export of
-transformers; CTranslate2; and transformers with one bug put in. Each writes OUT/NAME.safetensors
+transformers; CTranslate2; llama.cpp (compiled when it is installed: a quarter of an hour); and
+transformers with one bug put in. Each writes OUT/NAME.safetensors
 (names of docs/tensors.md), which is compared with a golden of the same tokens under the profile
 that the backend should have; OUT/NAME.json is what `compare` says. DIR is a virtual environment; it
 is made, and the backends are installed from PyPI, when it does not exist. Exit 1 when a backend is
@@ -21,7 +22,8 @@ import tempfile
 import venv
 
 PACKAGES = ("torch==2.13.0", "transformers==5.23.0", "safetensors==0.8.0", "numpy==2.4.6",
-            "onnx==1.23.2", "onnxscript==0.7.2", "onnxruntime==1.32.0", "ctranslate2==4.8.5")
+            "onnx==1.23.2", "onnxscript==0.7.2", "onnxruntime==1.32.0", "ctranslate2==4.8.5",
+            "gguf==0.19.0", "llama-cpp-python==0.3.36")
 HERE = pathlib.Path(__file__).resolve().parent
 
 
@@ -103,6 +105,19 @@ def ctranslate2(model, ids):
             "embed_out": torch.from_numpy(logits.astype(numpy.float32))}
 
 
+def llama_cpp(model, ids):
+    """Under llama.cpp's own names."""
+    import gguf_neox
+    import llama_dumps
+    import torch
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "f32.gguf"
+        gguf_neox.write(model, path, "f32")
+        kept = llama_dumps.record(path, ids)
+    return {"input_ids": torch.as_tensor(ids, dtype=torch.int64)[None],
+            **{name: torch.from_numpy(value) for name, value in kept.items()}}
+
+
 # The tensors that one bug makes wrong where they arise, * for every layer: compare must flag all of
 # these, none besides, and name the first of them.
 BUGS = {
@@ -129,6 +144,8 @@ def backends():
             all_of_them[name] = (transformers(dtype, "eager", [bug]), profile, flagged)
     all_of_them["onnxruntime"] = (onnxruntime, "f32", [])
     all_of_them["ctranslate2"] = (ctranslate2, "f32", [])
+    # Its GELU is the tanh form, read from a table of 16-bit floats, whatever the checkpoint asks for.
+    all_of_them["llama.cpp"] = (llama_cpp, "f32", ["gpt_neox.layers.*.mlp.act"])
     return all_of_them
 
 
@@ -159,7 +176,7 @@ def main():
     parser.add_argument("--only", nargs="+", choices=list(backends()), metavar="NAME")
     options = parser.parse_args()
     enter(options.venv)
-    sys.path.insert(0, str(HERE))
+    sys.path[:0] = [str(HERE), str(HERE.parent.parent / "tools" / "peers")]
     import numpy
     import safetensors.torch
     options.out.mkdir(parents=True, exist_ok=True)
