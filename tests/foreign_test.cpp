@@ -70,6 +70,25 @@ BOOST_AUTO_TEST_CASE(the_order_of_qkv_is_known_by_its_values_or_its_rule) {
   BOOST_TEST(named.source->find(qkv, eval::QkvPart::whole).how == "");
 }
 
+// The names of one layer as llama.cpp's callback gives them (llama-cpp-python 0.3.36).
+BOOST_AUTO_TEST_CASE(of_llama_cpp_only_what_includes_its_bias_is_an_output) {
+  const Matrix whole = *reference().get(qkv);
+  const Matrix up = *reference().get({Tensor::dense_h_to_4h, 1});
+  std::vector<Array> arrays = {tests::floats("wqkv_b-1", {length, 24}, whole.values),
+                               tests::floats("ffn_up_b-1", {length, up.columns}, up.values)};
+  for (const char* name : {"wqkv-1", "ffn_up-1", "ffn_down-1", "ffn_out-1", "Kcur-1 (view)",
+                           "cache_v_l1 (reshaped) (view)", "node_37"}) {
+    arrays.push_back(tests::floats(name, {length, 8}, std::vector<float>(length * 8, 1.0f)));
+  }
+  const Opened opened(arrays);
+  const auto& bindings = opened.source->bindings();
+  BOOST_TEST(bindings.map == "llama.cpp");
+  BOOST_TEST(bindings.tensors.size() == 2u);
+  BOOST_TEST(bindings.ignored.size() == 7u);
+  BOOST_TEST(bindings.unknown.empty());
+  check_equal(opened.get({Tensor::dense_h_to_4h, 1}), up);
+}
+
 BOOST_AUTO_TEST_CASE(separate_q_k_v_become_one_tensor) {
   const auto& config = reference().config();
   const Matrix whole = *reference().get(qkv);
