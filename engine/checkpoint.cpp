@@ -177,9 +177,13 @@ simd::Dtype weight_dtype(const TensorView& tensor) {
 }
 
 void check_finite(const TensorView& tensor) {
+  check_finite(tensor, 0, tensor.bytes.size());
+}
+
+void check_finite(const TensorView& tensor, std::size_t first, std::size_t count) {
   const FloatBits format = float_bits(weight_dtype(tensor));
-  const std::span<const std::byte> bytes = tensor.bytes;
-  std::size_t offset = 0;
+  const std::span<const std::byte> bytes = tensor.bytes.first(first + count);
+  std::size_t offset = first;
   while (bytes.size() - offset >= bytes_at_once && !has_non_finite(&bytes[offset], format)) {
     offset += bytes_at_once;
   }

@@ -57,6 +57,8 @@ simd::Dtype weight_dtype(const TensorView& tensor);
 /// Errors: Error naming the tensor and the index of its first NaN or infinity; also as
 /// weight_dtype.
 void check_finite(const TensorView& tensor);
+/// The same of `count` bytes from `first` on, whole elements.
+void check_finite(const TensorView& tensor, std::size_t first, std::size_t count);
 
 /// A model's folder, opened and checked: config.json, and model.safetensors or the shards that
 /// model.safetensors.index.json lists (the single file wins when both are there, as in

@@ -43,22 +43,31 @@ struct Packing {
   const TensorView* source;
   Linear* target;
   std::uint32_t first_item;  ///< of its panels, counted over all matrices
+  std::size_t panels_per_item;
 };
 
 /// Columns of a panel that are moved at a time: 16 rows of this many stay in the first-level cache.
 constexpr std::size_t tile = 256;
-constexpr std::size_t panels_per_item = 4;
+/// Bytes of the file that one item reads. Its pages are let go when it is done, all but those that it
+/// shares with its neighbours.
+constexpr std::size_t item_bytes = std::size_t{1} << 18;
+
+std::size_t source_row(const Linear& target, std::size_t panel) {
+  const std::size_t first = panel * simd::lanes;
+  return first / target.group_stride() * target.group_outputs + first % target.group_stride();
+}
+
+/// Rows of the source that lie in a panel.
+std::size_t rows_in(const Linear& target, std::size_t panel) {
+  return std::min(simd::lanes, target.group_outputs - panel * simd::lanes % target.group_stride());
+}
 
 template <class Element>
 void pack_panel(const TensorView& source, Linear& target, std::size_t panel) {
   const std::size_t depth = target.inputs;
-  const std::size_t first = panel * simd::lanes;
-  const std::size_t group = first / target.group_stride();
-  const std::size_t row_in_group = first % target.group_stride();
-  const std::size_t rows = std::min(simd::lanes, target.group_outputs - row_in_group);
-  const std::byte* from =
-      source.bytes.data() + (group * target.group_outputs + row_in_group) * depth * sizeof(Element);
-  auto* to = reinterpret_cast<Element*>(target.packed.data()) + first * depth;
+  const std::size_t rows = rows_in(target, panel);
+  const std::byte* from = source.bytes.data() + source_row(target, panel) * depth * sizeof(Element);
+  auto* to = reinterpret_cast<Element*>(target.packed.data()) + panel * simd::lanes * depth;
   for (std::size_t start = 0; start < depth; start += tile) {
     const std::size_t count = std::min(tile, depth - start);
     Element rows_now[simd::lanes][tile];
@@ -80,9 +89,22 @@ void pack_panel(const TensorView& source, Linear& target, std::size_t panel) {
 
 struct PackingJob {
   std::vector<Packing> matrices;
-  std::vector<const TensorView*> to_check;
+  const TensorView* embedding = nullptr;  ///< stays in the file
   std::atomic<bool> bad{false};
+
+  /// Looks at bytes of a tensor; which one is bad is found out afterwards.
+  void check(const TensorView& tensor, std::size_t first, std::size_t count) noexcept {
+    try {
+      check_finite(tensor, first, count);
+    } catch (...) {
+      bad = true;
+    }
+  }
 };
+
+void let_go(const TensorView& tensor, std::size_t first, std::size_t count) noexcept {
+  if (tensor.file != nullptr) tensor.file->dont_need(tensor.bytes.subspan(first, count));
+}
 
 void pack_item(void* context, std::uint32_t, std::uint32_t item, std::size_t) noexcept {
   auto& job = *static_cast<PackingJob*>(context);
@@ -90,24 +112,30 @@ void pack_item(void* context, std::uint32_t, std::uint32_t item, std::size_t) no
       job.matrices.begin(), job.matrices.end(), item,
       [](std::uint32_t number, const Packing& packing) { return number < packing.first_item; });
   const Packing& packing = *(after - 1);
-  const std::size_t panels = packing.target->outputs() / simd::lanes;
-  const std::size_t first = (item - packing.first_item) * panels_per_item;
-  for (std::size_t panel = first; panel < std::min(panels, first + panels_per_item); ++panel) {
-    if (packing.target->dtype == simd::Dtype::f32) {
+  const Linear& target = *packing.target;
+  const std::size_t first = (item - packing.first_item) * packing.panels_per_item;
+  const std::size_t last =
+      std::min(target.outputs() / simd::lanes, first + packing.panels_per_item) - 1;
+  const std::size_t row_bytes = target.inputs * element_size(target.dtype);
+  const std::size_t begin = source_row(target, first) * row_bytes;
+  const std::size_t end = (source_row(target, last) + rows_in(target, last)) * row_bytes;
+  job.check(*packing.source, begin, end - begin);
+  for (std::size_t panel = first; panel <= last; ++panel) {
+    if (target.dtype == simd::Dtype::f32) {
       pack_panel<std::uint32_t>(*packing.source, *packing.target, panel);
     } else {
       pack_panel<std::uint16_t>(*packing.source, *packing.target, panel);
     }
   }
+  let_go(*packing.source, begin, end - begin);
 }
 
-void check_item(void* context, std::uint32_t, std::uint32_t item, std::size_t) noexcept {
+void check_embedding(void* context, std::uint32_t, std::uint32_t item, std::size_t) noexcept {
   auto& job = *static_cast<PackingJob*>(context);
-  try {
-    check_finite(*job.to_check[item]);
-  } catch (...) {
-    job.bad = true;
-  }
+  const std::size_t begin = item * item_bytes;
+  const std::size_t count = std::min(item_bytes, job.embedding->bytes.size() - begin);
+  job.check(*job.embedding, begin, count);
+  let_go(*job.embedding, begin, count);
 }
 
 }  // namespace
@@ -136,10 +164,11 @@ Weights Weights::pack(const Checkpoint& checkpoint, Team& team) {
     target.group_outputs = source.shape[0] / groups;
     target.packed = Buffer<std::byte>(target.outputs() * target.inputs * element_size(target.dtype),
                                       Buffer<std::byte>::Uninitialized{});
-    job.matrices.push_back({&source, &target, items});
-    job.to_check.push_back(&source);
     const std::size_t panels = target.outputs() / simd::lanes;
-    items += static_cast<std::uint32_t>((panels + panels_per_item - 1) / panels_per_item);
+    const std::size_t panel_bytes = simd::lanes * target.inputs * element_size(target.dtype);
+    const std::size_t per_item = std::max<std::size_t>(1, item_bytes / panel_bytes);
+    job.matrices.push_back({&source, &target, items, per_item});
+    items += static_cast<std::uint32_t>((panels + per_item - 1) / per_item);
     if (bias == nullptr || !checkpoint.has(*bias)) return;
     const std::vector<float> values = widened(checkpoint.tensor(*bias, layer));
     target.bias.assign(target.outputs(), 0.0f);
@@ -167,15 +196,16 @@ Weights Weights::pack(const Checkpoint& checkpoint, Team& team) {
   linear(weights.embed_out, Weight::embed_out, nullptr, 0, 1);
 
   const TensorView& embed_in = checkpoint.tensor(Weight::embed_in);
-  job.to_check.push_back(&embed_in);
+  job.embedding = &embed_in;
   weights.embed_in_ = embed_in.bytes;
   weights.embed_dtype_ = weight_dtype(embed_in);
 
-  const Phase phases[] = {{static_cast<std::uint32_t>(job.to_check.size()), check_item},
-                          {items, pack_item}};
+  const std::size_t parts = (embed_in.bytes.size() + item_bytes - 1) / item_bytes;
+  const Phase phases[] = {{static_cast<std::uint32_t>(parts), check_embedding}, {items, pack_item}};
   team.run(phases, &job);
   if (job.bad) {
-    for (const TensorView* tensor : job.to_check) check_finite(*tensor);
+    for (const Packing& packing : job.matrices) check_finite(*packing.source);
+    check_finite(embed_in);
   }
   return weights;
 }
