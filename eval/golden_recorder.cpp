@@ -65,6 +65,21 @@ void Recorder::begin(std::size_t first_token, float* logits) {
   logits_ = logits;
 }
 
+void Recorder::end(std::size_t count, engine::Team& team) {
+  if (!digests_) return;
+  const engine::Phase phase{static_cast<std::uint32_t>(count), digest_logits};
+  team.run({&phase, 1}, this);
+}
+
+void Recorder::digest_logits(void* recorder, std::uint32_t, std::uint32_t item,
+                             std::size_t) noexcept {
+  auto& self = *static_cast<Recorder*>(recorder);
+  const TensorId id{Tensor::embed_out};
+  const std::size_t token = self.first_token_ + item;
+  self.rows_[self.place(id)][token] =
+      self.digest(id.tensor, std::span<const float>(self.row(id, token), self.config_.vocab));
+}
+
 bool Recorder::wants(const TensorId& id) const noexcept {
   return digests_ || kept_[place(id)] != nullptr ||
          (queries_needed_ && id.tensor == Tensor::rotary_q);
@@ -89,7 +104,8 @@ void Recorder::see(const TensorId& id, std::size_t first_token, std::size_t rows
                    std::size_t stride) noexcept {
   const std::size_t at = place(id);
   Place& place = places_[static_cast<std::size_t>(id.tensor)];
-  const bool whole = columns == place.width;
+  const bool logits = id.tensor == Tensor::embed_out;
+  const bool whole = columns == place.width && !logits;
   const bool assembled = (digests_ && !whole) || (queries_needed_ && id.tensor == Tensor::rotary_q);
   for (std::size_t i = 0; i < rows; ++i) {
     const std::size_t token = first_token + i;
@@ -102,7 +118,7 @@ void Recorder::see(const TensorId& id, std::size_t first_token, std::size_t rows
       if (to != from) std::memcpy(to, from, columns * sizeof(float));
     }
   }
-  if (!digests_) return;
+  if (!digests_ || logits) return;
   // After all copies: an atomic step between two of them would wait for each to reach the cache.
   for (std::size_t i = 0; i < rows; ++i) {
     const std::size_t token = first_token + i;

@@ -19,7 +19,7 @@ namespace neoxref::eval {
 /// Digests the rows of every tensor of a sequence, and copies out those that somebody keeps. Pieces of
 /// a row come from several threads: they are put together in a place that the row of the same
 /// token of the next layer takes over, since no layer begins before the one below is done; whoever
-/// brings the last piece digests the row.
+/// brings the last piece digests the row, logits excepted.
 class Recorder final : public engine::TensorWatcher, public engine::AttentionWatcher {
 public:
   /// chunk  most tokens of a forward call; digests: false leaves them out.
@@ -34,6 +34,9 @@ public:
 
   /// Before each forward call: its first token, and where it writes its logits.
   void begin(std::size_t first_token, float* logits);
+  /// After it, `count` tokens long: digests the logits. They are the longest rows by far; whoever brought
+  /// their last piece would keep the other threads waiting.
+  void end(std::size_t count, engine::Team& team);
 
   /// Behind the run: [tokens] of a tensor.
   const std::vector<DigestBytes>& rows(const engine::TensorId& id) const {
@@ -58,6 +61,8 @@ private:
     return engine::execution_order(id, config_);
   }
   float* row(const engine::TensorId& id, std::size_t token) noexcept;
+  static void digest_logits(void* recorder, std::uint32_t phase, std::uint32_t item,
+                            std::size_t participant) noexcept;
   void watch_attention();
   DigestBytes digest(engine::Tensor tensor, std::span<const float> values) const noexcept;
   void score(std::size_t layer, std::size_t head, std::size_t first_position, std::size_t queries,

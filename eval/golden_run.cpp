@@ -136,6 +136,7 @@ private:
         step.failure->token += first;
         throw Error("golden", engine::describe(*step.failure));
       }
+      recorder_.end(count, model_.team());
       first += count;
     }
   }

@@ -14,7 +14,7 @@ constexpr std::size_t max_tile_rows = 12;
 /// Outputs whose partial sums are held in the first-level cache at a time.
 constexpr std::size_t max_group_columns = 64;
 /// Floats of packed input that should stay in the second-level cache.
-constexpr std::size_t packed_floats = 128 * 1024;
+constexpr std::size_t packed_floats = 256 * 1024;
 
 /// Rows of input that are packed at a time: their totals share the first-level cache with the weights
 /// of a visit (product.cpp).
