@@ -3,16 +3,20 @@
 """What transformers computes with known deviations, for tests/deviations_test.cpp and by hand.
 
 usage: tests/peers/deviations.py --venv DIR                       makes tests/deviations/ anew
-       tests/peers/deviations.py --venv DIR --model MODEL -o OUT  the same of another model, all tensors
+       tests/peers/deviations.py --venv DIR --model MODEL -o OUT [--tokens N] [--seed N]
+                                 [--judge NEOXREF]               the same of another model, all tensors
 
 DIR is a virtual environment with torch, transformers and safetensors; it is made, and they are
 installed from PyPI, when it does not exist. A dump holds input_ids and tensors under the names of
 docs/tensors.md. cases.json lists the dumps: {file, model, dtype, expected: [names], unlisted}.
-`expected` are the deviations that were put in, by the names of docs/deviations.md."""
+`expected` are the deviations that were put in, by the names of docs/deviations.md. --judge asks
+`compare` for the causes in each dump, prints what it names, and exits with 1 where that is not what was
+put in: all that can be told, nothing else, and for an unlisted one that nothing explains it."""
 import argparse
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import sys
 import venv
@@ -94,11 +98,44 @@ def make(peers, torch, save_file, folder, model, ids, everything):
                                                    "cases": entries}, indent=1) + "\n")
 
 
+def judge(neoxref, folder, model):
+    """Whether `compare` names what was put into each dump of the folder."""
+    listed = json.loads((folder / "cases.json").read_text())
+    golden = folder / "golden"
+    shutil.rmtree(golden, ignore_errors=True)
+    subprocess.run([neoxref, "golden", model, "--tokens", ",".join(map(str, listed["tokens"])),
+                    "-o", golden], check=True, stdout=subprocess.DEVNULL)
+    wrong = 0
+    for case in listed["cases"]:
+        profile = {"float32": "f32", "bfloat16": "bf16-acc32", "float16": "f16-acc32"}[case["dtype"]]
+        done = subprocess.run([neoxref, "compare", golden, folder / case["file"], "--model", model,
+                               "--profile", profile, "--causes", "always", "--json"],
+                              capture_output=True, text=True)
+        if done.returncode not in (0, 1):
+            raise SystemExit(done.stderr)
+        causes = json.loads(done.stdout)["causes"]
+        told = {each["name"]: each["can_be_told"] for each in causes["findings"]}
+        found = {each["name"] for each in causes["findings"] if each["flagged"]}
+        expected = {name for name in case["expected"] if told.get(name)}
+        silent = set(case["expected"]) - expected
+        right = (expected <= found <= set(case["expected"])
+                 and (causes["none_explains"] or not case["unlisted"]))
+        wrong += not right
+        print(f"{'ok   ' if right else 'WRONG'} {case['file']}, {profile}: "
+              f"{', '.join(sorted(found)) or 'none'}"
+              + (f"; cannot be told: {', '.join(sorted(silent))}" if silent else "")
+              + ("; something unexplained" if causes["none_explains"] else ""), flush=True)
+    print(f"{len(listed['cases'])} dumps, {wrong} not as expected")
+    return 1 if wrong else 0
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--venv", type=pathlib.Path, required=True)
     parser.add_argument("--model", type=pathlib.Path)
     parser.add_argument("--tokens", type=int, default=64, help="with --model")
+    parser.add_argument("--seed", type=int, default=1, help="of the token ids, with --model")
+    parser.add_argument("--judge", metavar="NEOXREF", help="with --model")
     parser.add_argument("-o", dest="out", type=pathlib.Path)
     options = parser.parse_args()
     enter(options.venv)
@@ -113,9 +150,9 @@ def main():
     if options.model:
         options.out.mkdir(parents=True, exist_ok=True)
         vocab = json.loads((options.model / "config.json").read_text())["vocab_size"]
-        ids = numpy.random.Generator(numpy.random.PCG64(1)).integers(vocab, size=options.tokens)
+        ids = numpy.random.Generator(numpy.random.PCG64(options.seed)).integers(vocab, size=options.tokens)
         make(peers, torch, save_file, options.out, options.model, ids, True)
-        return
+        return judge(options.judge, options.out, options.model) if options.judge else 0
     # Weights that bfloat16 holds, so that float32 and bfloat16 models have the same.
     shapes = [checkpoints.Case("parallel", 21, "", 2, 8, 40, 37, TOKENS, rotary_pct=0.5,
                                dtype=torch.bfloat16),
@@ -135,7 +172,8 @@ def main():
         checkpoints.write_checkpoint(case, weights, folder)
         (folder / "model.safetensors").chmod(0o644)
         make(peers, torch, save_file, folder, folder, ids, False)
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
