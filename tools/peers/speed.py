@@ -180,10 +180,11 @@ def bars(rows, shape, threads, path):
     mine = [row for row in rows if row["threads"] == threads and row["task"] != "start"]
     tasks = list(dict.fromkeys(row["task"] for row in mine))
     tasks.sort(key=lambda task: (task.split()[0] != "prefill", int(task.split()[1])))
-    script = [f"set terminal svg size {300 * len(tasks)},{420} font 'sans,12' background '#ffffff'",
+    script = [f"set terminal svg size {300 * len(tasks)},360 noenhanced font 'sans,12' "
+              "background '#ffffff'",
               f"set output '{path}'",
               f"set multiplot layout 1,{len(tasks)} title '{shape}, {threads} threads: tokens per "
-              "second (line: least and most)'",
+              "second (line: least and most; grey: float32, yellow: fewer bits)'",
               "set style fill solid", "set boxwidth 0.7", "set xtics rotate by 50 right nomirror",
               "set yrange [0:*]", "set grid y", "set border 3", "set ytics nomirror", "unset key",
               "set bmargin 8", "set tmargin 4"]
@@ -198,7 +199,7 @@ def bars(rows, shape, threads, path):
             script.append(f"\"{row['engine']}\" {speed['median']} {speed['min']} {speed['max']} {colour}")
         script += ["EOD", f"set title '{task}'",
                    f"plot $data{number} using 0:2:5:xtic(1) with boxes lc rgb variable, "
-                   f"'' using 0:2:3:4 with yerrorbars lc black pt 0"]
+                   "'' using 0:3:(0):($4-$3) with vectors nohead lc black"]
     script.append("unset multiplot")
     subprocess.run(["gnuplot"], input="\n".join(script) + "\n", text=True, check=True)
 
