@@ -14,6 +14,7 @@ raises Error, in one line. docs/python.md shows the whole package.
 from neoxref._arrays import Digest, digest, key_norms, nll
 from neoxref._compare import Comparison, assert_matches, compare
 from neoxref._compare_torch import compare_torch, torch_tensors
+from neoxref._compare_units import UnitComparison, compare_units
 from neoxref._compress import l2_compress
 from neoxref._core import Error
 from neoxref._core import version as __version__
@@ -29,8 +30,8 @@ from neoxref._tokenizer import Tokenizer
 __all__ = [
     "CacheLayer", "Comparison", "Config", "Continuation", "Cut", "Difference", "Digest", "Error",
     "Evaluation", "Generation", "Golden", "Model", "NotCut", "OwnScore", "PlannedCut", "Press",
-    "Row", "Sequence", "TensorDigest", "TextRow", "Tokenizer", "Verification", "__version__",
-    "assert_matches", "compare", "compare_torch", "continuations", "digest", "evaluate", "golden",
-    "key_norms", "l2_compress", "load", "nll", "oracle", "plan", "sample_texts", "torch_tensors",
-    "verify",
+    "Row", "Sequence", "TensorDigest", "TextRow", "Tokenizer", "UnitComparison", "Verification",
+    "__version__", "assert_matches", "compare", "compare_torch", "compare_units", "continuations",
+    "digest", "evaluate", "golden", "key_norms", "l2_compress", "load", "nll", "oracle", "plan",
+    "sample_texts", "torch_tensors", "verify",
 ]
