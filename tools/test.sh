@@ -6,8 +6,10 @@ cd "$(dirname "$0")/.."
 
 tools/setup.sh --tests
 if [ -f build/build.ninja ]; then
-  # A folder configured before the test libraries were there finds them only when asked again.
-  meson setup --reconfigure build -Dtests=enabled "$@"
+  # A folder configured before the test libraries were there finds them only when asked again, and one
+  # older than an option knows that only afterwards.
+  meson setup --reconfigure build
+  meson configure build -Dtests=enabled "$@"
 else
   meson setup build -Dtests=enabled "$@"
 fi
