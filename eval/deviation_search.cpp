@@ -329,7 +329,7 @@ void DeviationSearch::agree_in_families() {
     double change = 0.0;
     for (const std::size_t number : numbers) {
       const Beta beta = beta_around(sites, family, number);
-      if (beta.change < change && beta.is_one(0.0)) {
+      if (beta.change < change && beta.is_one(free_play)) {
         change = beta.change;
         best = number;
       }

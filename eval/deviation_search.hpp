@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 #include <limits>
 #include <map>
@@ -19,8 +20,10 @@ namespace neoxref::eval {
 
 /// An estimate of one beta.
 struct Beta {
-  /// Standard errors that a beta of 1 may be off.
+  /// Standard errors that a beta of 1 may be off, and how far that may go: the errors of another cause
+  /// are large, and would excuse anything. As many standard errors at the least power are as much.
   static constexpr double most_off = 4.0;
+  static constexpr double farthest = 0.5;
 
   double value = 0.0;
   double standard_error = std::numeric_limits<double>::infinity();
@@ -30,7 +33,7 @@ struct Beta {
   double error() const { return std::hypot(standard_error, null); }
   bool is_not_zero(double at) const { return std::abs(value) > at * error(); }
   bool is_one(double play) const {
-    return std::abs(value - 1.0) <= std::max(play, most_off * error());
+    return std::abs(value - 1.0) <= std::max(play, std::min(most_off * error(), farthest));
   }
 };
 

@@ -41,6 +41,7 @@ DeviationReport DeviationSearch::run() {
     progress(0.9);
     agree_in_families();
     decide_together();
+    agree_in_families();
   }
   DeviationReport report;
   report.tokens = tokens_;
