@@ -22,7 +22,7 @@ def token_ids(count, vocab):
 
 
 class Engine:
-    """enter(ids) starts a sequence, step(id) goes on with it; both return the best next id."""
+    """enter(ids) starts a sequence, run(ids) goes on with it; both return the best next id."""
 
     def __init__(self, folder, threads):
         self.folder, self.threads = folder, threads
@@ -37,10 +37,10 @@ class Engine:
 
     def decode(self, context, count):
         token = self.enter(token_ids(context, self.vocab))
-        token = self.step(token)
+        token = self.run([token])
         begun = time.perf_counter()
         for _ in range(count):
-            token = self.step(token)
+            token = self.run([token])
         return time.perf_counter() - begun, token
 
 
@@ -52,10 +52,10 @@ class Neoxref(Engine):
 
     def enter(self, ids):
         self.sequence = self.model.sequence()
-        return int(self.sequence.feed(ids).argmax())
+        return self.run(ids)
 
-    def step(self, token):
-        return int(self.sequence.feed([token]).argmax())
+    def run(self, ids):
+        return int(self.sequence.feed(ids).argmax())
 
 
 class Transformers(Engine):
@@ -82,9 +82,6 @@ class Transformers(Engine):
     def enter(self, ids):
         self.cache = None
         return self.run(ids)
-
-    def step(self, token):
-        return self.run([token])
 
 
 class OnnxRuntime(Engine):
@@ -118,9 +115,6 @@ class OnnxRuntime(Engine):
                      self.ort.OrtValue.ortvalue_from_numpy(empty) for name in self.names[1:]}
         return self.run(ids)
 
-    def step(self, token):
-        return self.run([token])
-
 
 class OpenVino(Engine):
     def __init__(self, folder, threads):
@@ -141,9 +135,6 @@ class OpenVino(Engine):
     def enter(self, ids):
         self.request.reset_state()
         return self.run(ids)
-
-    def step(self, token):
-        return self.run([token])
 
 
 class CTranslate2(Engine):
@@ -210,9 +201,6 @@ class LlamaCpp(Engine):
         memory = self.library.llama_get_memory(self.context)
         self.library.llama_memory_clear(memory, True)
         return self.run(ids)
-
-    def step(self, token):
-        return self.run([token])
 
 
 class LlamaCppBf16(LlamaCpp):
