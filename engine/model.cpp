@@ -126,10 +126,22 @@ bool Model::forward(std::span<Step> steps) {
   }
   pass_->reserve(steps.size(), slots, watched);
   progress_.assign(steps.size(), {});
+  bool all_finite = true;
+  try {
+    all_finite = advance(steps);
+  } catch (...) {
+    pass_->flush();
+    throw;
+  }
+  pass_->flush();
+  return all_finite;
+}
 
+bool Model::advance(std::span<Step> steps) {
   bool all_finite = true;
   for (;;) {
     pass_->clear();
+    bool more = false;
     for (std::size_t i = 0; i < steps.size() && pass_->rows() < Pass::max_rows; ++i) {
       Step& step = steps[i];
       const std::size_t left = step.tokens.size() - progress_[i].done;
@@ -143,9 +155,10 @@ bool Model::forward(std::span<Step> steps) {
       // What a chunk that fails has added must be taken back: it is done again token by token.
       if (count > 1) progress_[i].attended = step.sequence->attended;
       pass_->add(step, progress_[i].done, count);
+      more = more || count < left;
     }
     if (pass_->rows() == 0) return all_finite;
-    pass_->run();
+    pass_->run(more);
     for (const Pass::Segment& segment : pass_->segments()) {
       Progress& progress = progress_[static_cast<std::size_t>(segment.step - steps.data())];
       Sequence& sequence = *segment.step->sequence;

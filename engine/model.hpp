@@ -93,6 +93,7 @@ private:
   /// What the options choose: kernels and pool.
   void choose(const RunOptions& options);
   void check(std::span<const Step> steps) const;
+  bool advance(std::span<Step> steps);
 
   struct Progress {
     std::size_t done = 0;  ///< tokens of the step

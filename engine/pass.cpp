@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// The work of each phase; pass_plan.cpp decides how it is divided into items, pass_cut.cpp what
-// happens between two passes.
+// The work of each phase but the last, which is in pass_logits.cpp; pass_plan.cpp decides how it is
+// divided into items, pass_cut.cpp what happens between two passes.
 #include "engine/pass.hpp"
 
 #include <algorithm>
@@ -272,48 +272,6 @@ void Model::Pass::out(Scratch& scratch, Kind kind, std::size_t layer, std::size_
   }
 }
 
-void Model::Pass::logits(Scratch& scratch, std::uint32_t phase, std::size_t item) {
-  const std::size_t hidden = config_.hidden;
-  const std::size_t block = item / logits_grid_.groups;
-  const std::size_t first_wanted = block * wanted_block_rows_;
-  const std::size_t rows = std::min(wanted_block_rows_, wanted_.size() - first_wanted);
-  const std::size_t first = item % logits_grid_.groups * logits_grid_.width;
-  const std::size_t width = std::min(logits_grid_.width, config_.vocab - first);
-  const Wanted* wanted = wanted_.data() + first_wanted;
-
-  const std::uint64_t tag = (passes_ << 40) | (static_cast<std::uint64_t>(phase) << 20) | block;
-  if (scratch.norm_of[0] != tag) {
-    scratch.norm_of[0] = tag;
-    for (std::size_t i = 0; i < rows; ++i) {
-      if (!kernels_.layer_norm(x_.data() + wanted[i].row * hidden, hidden,
-                               weights_.final_layer_norm.gamma.data(),
-                               weights_.final_layer_norm.beta.data(), config_.layer_norm_eps,
-                               scratch.normed.data() + i * hidden)) {
-        fail(wanted[i].row, config_.layers, Operation::final_layer_norm);
-      }
-    }
-  }
-  bool in_place = true;
-  for (std::size_t i = 1; i < rows; ++i) {
-    in_place = in_place && wanted[i].logits == wanted[i - 1].logits + config_.vocab;
-  }
-  float* output = in_place ? wanted[0].logits + first : scratch.output.data();
-  const std::size_t stride = in_place ? config_.vocab : width;
-  multiply(scratch, weights_.embed_out, first, width, scratch.normed.data(), rows, output, stride);
-  for (std::size_t i = 0; i < rows; ++i) {
-    const float* row = output + i * stride;
-    if (!kernels_.all_finite(row, width)) fail(wanted[i].row, config_.layers, Operation::logits);
-    if (shown_) {
-      if (first == 0) {
-        show({Tensor::final_layer_norm}, wanted[i].row, 1, 0, hidden,
-             scratch.normed.data() + i * hidden, hidden);
-      }
-      show({Tensor::embed_out}, wanted[i].row, 1, first, width, row, width);
-    }
-    if (!in_place) std::memcpy(wanted[i].logits + first, row, width * sizeof(float));
-  }
-}
-
 void Model::Pass::work(void* context, std::uint32_t phase, std::uint32_t item,
                        std::size_t participant) noexcept {
   auto& pass = *static_cast<Pass*>(context);
@@ -349,12 +307,12 @@ void Model::Pass::work(void* context, std::uint32_t phase, std::uint32_t item,
       pass.out(scratch, info.kind, info.layer, item);
       break;
     case Kind::logits:
-      pass.logits(scratch, phase, item);
+      pass.logits(scratch, item);
       break;
   }
 }
 
-void Model::Pass::run() {
+void Model::Pass::run(bool more) {
   ++passes_;
   plan();
   for (std::size_t row = 0; row < rows_.size(); ++row) {
@@ -369,7 +327,10 @@ void Model::Pass::run() {
   if (shown_) {
     show({Tensor::embed_in}, 0, rows_.size(), 0, config_.hidden, x_.data(), config_.hidden);
   }
-  team_.run(phases_, this);
+  // The logits are the last phase.
+  const bool later = more && !shown_ && !wanted_.empty() && wanted_.size() < most_block_rows;
+  team_.run(std::span(phases_).first(phases_.size() - (later ? 1 : 0)), this);
+  if (later) defer();
 }
 
 std::optional<Model::Pass::Failure> Model::Pass::failure(const Segment& segment) const {

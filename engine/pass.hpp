@@ -24,6 +24,10 @@ namespace neoxref::engine {
 class Model::Pass {
 public:
   static constexpr std::size_t max_rows = 512;
+  /// Rows that an item multiplies at once: their activations fit the second-level cache.
+  static constexpr std::size_t most_block_rows = 96;
+  /// Rows of logits that may wait, see defer().
+  static constexpr std::size_t most_deferred = 2 * most_block_rows;
   /// Queries of an item of attention.
   static constexpr std::size_t query_block = 48;
 
@@ -51,7 +55,10 @@ public:
   std::span<const Segment> segments() const { return segments_; }
   std::size_t rows() const { return rows_.size(); }
 
-  void run();
+  /// more: another pass of the same steps follows, so that logits may wait for its rows.
+  void run(bool more);
+  /// Computes the logits that wait.
+  void flush();
   /// The first in (token, layer, operation) order.
   std::optional<Failure> failure(const Segment& segment) const;
 
@@ -112,7 +119,10 @@ private:
                    std::size_t participant) noexcept;
   static void cut_item(void* context, std::uint32_t phase, std::uint32_t item,
                        std::size_t participant) noexcept;
+  static void logits_item(void* context, std::uint32_t phase, std::uint32_t item,
+                          std::size_t participant) noexcept;
   void plan();
+  void plan_logits();
   Grid grid(std::size_t rows, std::size_t outputs, std::size_t unit) const;
   const float* normed(Scratch& scratch, std::uint32_t phase, std::size_t slot, const Norm& norm,
                       std::size_t first, std::size_t count, std::size_t layer, Operation operation);
@@ -124,7 +134,11 @@ private:
   void mlp_in(Scratch& scratch, std::uint32_t phase, std::size_t layer, std::size_t item);
   void attend(Scratch& scratch, std::size_t layer, std::size_t item);
   void out(Scratch& scratch, Kind kind, std::size_t layer, std::size_t item);
-  void logits(Scratch& scratch, std::uint32_t phase, std::size_t item);
+  void logits(Scratch& scratch, std::size_t item);
+  const float* final_normed(Scratch& scratch, std::size_t block, std::size_t rows);
+  void run_logits();
+  void defer();
+  bool cannot_overflow(const float* normed, std::size_t rows);
   void multiply(Scratch& scratch, const Linear& linear, std::size_t first_output,
                 std::size_t outputs, const float* input, std::size_t rows, float* output,
                 std::size_t output_stride);
@@ -147,6 +161,9 @@ private:
   std::vector<Segment> segments_;
   std::vector<Row> rows_;
   std::vector<Wanted> wanted_;
+  std::vector<Wanted> deferred_;  ///< whose `row` is one of deferred_normed_
+  bool flushing_ = false;         ///< wanted_ are what was deferred_
+  std::optional<float> largest_weight_;  ///< of the unembedding, once somebody has asked
   std::vector<Queries> queries_;
   std::unique_ptr<std::atomic<std::uint64_t>[]> failures_;
   std::size_t failures_size_ = 0;
@@ -161,6 +178,7 @@ private:
   Buffer<float> qkv_;      ///< [max_rows, qkv outputs]
   Buffer<float> context_;  ///< [max_rows, hidden]
   Buffer<float> act_;      ///< [max_rows, up outputs]
+  Buffer<float> deferred_normed_;  ///< [most_deferred, hidden]
   std::vector<Scratch> scratch_;
 
   struct DueLayer {

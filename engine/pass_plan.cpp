@@ -8,8 +8,6 @@
 namespace neoxref::engine {
 namespace {
 
-/// Rows that an item multiplies at once: their activations fit the second-level cache.
-constexpr std::size_t most_block_rows = 96;
 /// Row tiles of all instruction sets divide this.
 constexpr std::size_t row_unit = 12;
 /// Items for each thread in a phase: enough that the last ones to finish leave little waiting.
@@ -29,9 +27,9 @@ std::size_t blocks(std::size_t n, std::size_t size) {
   return (n + size - 1) / size;
 }
 
-std::size_t balanced(std::size_t rows) {
-  const std::size_t count = blocks(rows, most_block_rows);
-  return rows <= most_block_rows ? rows : simd::round_up(blocks(rows, count), row_unit);
+std::size_t balanced(std::size_t rows, std::size_t most) {
+  const std::size_t count = blocks(rows, most);
+  return rows <= most ? rows : simd::round_up(blocks(rows, count), row_unit);
 }
 
 }  // namespace
@@ -48,6 +46,7 @@ Model::Pass::Pass(const Config& config, const Weights& weights, const simd::Kern
       qkv_(max_rows * weights.layers.front().query_key_value.outputs()),
       context_(max_rows * config.hidden),
       act_(max_rows * config.intermediate),
+      deferred_normed_(most_deferred * config.hidden),
       scratch_(team.threads()) {
   const auto phase = [&](Kind kind, std::size_t layer) {
     infos_.push_back({kind, layer});
@@ -67,6 +66,7 @@ Model::Pass::Pass(const Config& config, const Weights& weights, const simd::Kern
   phase(Kind::logits, config.layers);
   rows_.reserve(max_rows);
   wanted_.reserve(max_rows);
+  deferred_.reserve(most_deferred);
   due_layers_.reserve(config.layers);
   // A deeper product may need less: blocks of rows get shorter there.
   const std::size_t product = std::max(simd::product_scratch(most_block_rows, config.hidden),
@@ -141,7 +141,7 @@ void Model::Pass::add(Step& step, std::size_t offset, std::size_t count) {
 Model::Pass::Grid Model::Pass::grid(std::size_t rows, std::size_t outputs, std::size_t unit) const {
   Grid grid;
   if (rows == 0) return grid;
-  const std::size_t block = balanced(rows);
+  const std::size_t block = balanced(rows, most_block_rows);
   grid.row_blocks = blocks(rows, block);
   const std::size_t threads = team_.threads();
   const std::size_t wanted = threads == 1 ? 1 : blocks(threads * items_per_thread, grid.row_blocks);
@@ -152,18 +152,22 @@ Model::Pass::Grid Model::Pass::grid(std::size_t rows, std::size_t outputs, std::
   return grid;
 }
 
-void Model::Pass::plan() {
-  const Linear& qkv = weights_.layers.front().query_key_value;
-  block_rows_ = balanced(rows_.size());
-  wanted_block_rows_ = balanced(wanted_.size());
-  qkv_grid_ = grid(rows_.size(), qkv.outputs(), qkv.group_stride());
-  up_grid_ = grid(rows_.size(), config_.intermediate, simd::lanes);
-  out_grid_ = grid(rows_.size(), config_.hidden, simd::lanes);
+void Model::Pass::plan_logits() {
+  wanted_block_rows_ = balanced(wanted_.size(), most_block_rows);
   logits_grid_ = grid(wanted_.size(), config_.vocab, simd::lanes);
   if (logits_grid_.width > most_logits_width) {
     logits_grid_.width = most_logits_width;
     logits_grid_.groups = blocks(config_.vocab, most_logits_width);
   }
+}
+
+void Model::Pass::plan() {
+  const Linear& qkv = weights_.layers.front().query_key_value;
+  block_rows_ = balanced(rows_.size(), most_block_rows);
+  qkv_grid_ = grid(rows_.size(), qkv.outputs(), qkv.group_stride());
+  up_grid_ = grid(rows_.size(), config_.intermediate, simd::lanes);
+  out_grid_ = grid(rows_.size(), config_.hidden, simd::lanes);
+  plan_logits();
   for (std::size_t i = 0; i < phases_.size(); ++i) {
     std::size_t items = 0;
     switch (infos_[i].kind) {

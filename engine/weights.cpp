@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <atomic>
+#include <bit>
 #include <cstring>
 
 #include "simd/scalar/ieee.hpp"
@@ -138,6 +139,18 @@ void check_embedding(void* context, std::uint32_t, std::uint32_t item, std::size
   let_go(*job.embedding, begin, count);
 }
 
+/// The largest bit pattern without its sign: the order of magnitudes is that of the bits.
+template <class Bits>
+Bits largest_bits(const Linear& linear, Bits magnitude) {
+  const auto* values = reinterpret_cast<const Bits*>(linear.packed.data());
+  const std::size_t count = linear.outputs() * linear.inputs;
+  Bits largest = 0;
+  for (std::size_t i = 0; i < count; ++i) {
+    largest = std::max(largest, static_cast<Bits>(values[i] & magnitude));
+  }
+  return largest;
+}
+
 }  // namespace
 
 simd::Panels Linear::panels(std::size_t first) const {
@@ -225,6 +238,18 @@ void Weights::embed(const simd::Kernels& kernels, std::size_t token, float* out)
     std::memcpy(halves, row + start * 2, count * 2);
     kernels.widen(embed_dtype_, halves, out + start, count);
   }
+}
+
+float largest_magnitude(const Linear& linear) {
+  switch (linear.dtype) {
+    case simd::Dtype::f16:
+      return simd::scalar::widen_f16(largest_bits<std::uint16_t>(linear, 0x7fff));
+    case simd::Dtype::bf16:
+      return simd::scalar::widen_bf16(largest_bits<std::uint16_t>(linear, 0x7fff));
+    case simd::Dtype::f32:
+      break;
+  }
+  return std::bit_cast<float>(largest_bits<std::uint32_t>(linear, 0x7fffffff));
 }
 
 std::size_t Weights::packed_bytes() const {

@@ -35,6 +35,9 @@ struct Linear {
   }
 };
 
+/// The largest |weight|; reads all of them.
+float largest_magnitude(const Linear& linear);
+
 struct Norm {
   std::vector<float> gamma;  ///< [hidden]
   std::vector<float> beta;   ///< [hidden]
