@@ -8,7 +8,15 @@
 
 namespace neoxref::engine {
 
+bool Model::Pass::asked(std::size_t row) const {
+  return std::binary_search(wanted_.begin(), wanted_.end(),
+                            Wanted{static_cast<std::uint32_t>(row), nullptr},
+                            [](const Wanted& a, const Wanted& b) { return a.row < b.row; });
+}
+
+/// Of a row that nothing asked for depends on, it would be chance whether it is found.
 void Model::Pass::fail(std::size_t row, std::size_t layer, Operation operation) {
+  if (layer + 1 >= config_.layers && operation > Operation::key_norm && !asked(row)) return;
   const Row& place = rows_[row];
   const std::uint64_t code = (static_cast<std::uint64_t>(place.offset) << 32) |
                              (static_cast<std::uint64_t>(layer) << 8) |
@@ -54,19 +62,19 @@ void Model::Pass::show_heads(Tensor tensor, std::size_t layer, std::size_t first
 }
 
 const float* Model::Pass::normed(Scratch& scratch, std::uint32_t phase, std::size_t slot,
-                                 const Norm& norm, std::size_t first, std::size_t count,
-                                 std::size_t layer, Operation operation) {
+                                 const Norm& norm, const Extent& extent, std::size_t first,
+                                 std::size_t count, std::size_t layer, Operation operation) {
   const std::size_t hidden = config_.hidden;
-  float* to = scratch.normed.data() + slot * block_rows_ * hidden;
+  float* to = scratch.normed.data() + slot * most_block_rows * hidden;
   // A participant that takes several items of the same rows normalizes them once.
   const std::uint64_t tag = (passes_ << 40) | (static_cast<std::uint64_t>(phase) << 20) | first;
   if (scratch.norm_of[slot] == tag) return to;
   scratch.norm_of[slot] = tag;
-  for (std::size_t row = 0; row < count; ++row) {
-    const float* x = x_.data() + (first + row) * hidden;
-    if (!kernels_.layer_norm(x, hidden, norm.gamma.data(), norm.beta.data(), config_.layer_norm_eps,
-                             to + row * hidden)) {
-      fail(first + row, layer, operation);
+  for (std::size_t i = 0; i < count; ++i) {
+    const std::size_t row = row_of(extent, first + i);
+    if (!kernels_.layer_norm(x_.data() + row * hidden, hidden, norm.gamma.data(), norm.beta.data(),
+                             config_.layer_norm_eps, to + i * hidden)) {
+      fail(row, layer, operation);
     }
   }
   return to;
@@ -91,12 +99,12 @@ void Model::Pass::attention_in(Scratch& scratch, std::uint32_t phase, std::size_
                                std::size_t item) {
   const LayerWeights& weights = weights_.layers[layer];
   const Linear& qkv = weights.query_key_value;
-  const std::size_t first_row = item / qkv_grid_.groups * block_rows_;
-  const std::size_t rows = std::min(block_rows_, rows_.size() - first_row);
+  const std::size_t first_row = item / qkv_grid_.groups * all_.block_rows;
+  const std::size_t rows = std::min(all_.block_rows, rows_.size() - first_row);
   const std::size_t first_output = item % qkv_grid_.groups * qkv_grid_.width;
   const std::size_t outputs = std::min(qkv_grid_.width, qkv.outputs() - first_output);
-  const float* input = normed(scratch, phase, 0, weights.input_layernorm, first_row, rows, layer,
-                              Operation::input_layernorm);
+  const float* input = normed(scratch, phase, 0, weights.input_layernorm, all_, first_row, rows,
+                              layer, Operation::input_layernorm);
   multiply(scratch, qkv, first_output, outputs, input, rows,
            qkv_.data() + first_row * qkv.outputs() + first_output, qkv.outputs());
   const std::size_t first_head = first_output / qkv.group_stride();
@@ -157,12 +165,13 @@ void Model::Pass::mlp_in(Scratch& scratch, std::uint32_t phase, std::size_t laye
                          std::size_t item) {
   const LayerWeights& weights = weights_.layers[layer];
   const Linear& up = weights.dense_h_to_4h;
-  const std::size_t first_row = item / up_grid_.groups * block_rows_;
-  const std::size_t rows = std::min(block_rows_, rows_.size() - first_row);
-  const std::size_t first_output = item % up_grid_.groups * up_grid_.width;
-  const std::size_t outputs = std::min(up_grid_.width, up.group_outputs - first_output);
-  const float* input = normed(scratch, phase, 1, weights.post_attention_layernorm, first_row, rows,
-                              layer, Operation::post_attention_layernorm);
+  const Extent& here = extent(layer);
+  const std::size_t first_row = item / here.up.groups * here.block_rows;
+  const std::size_t rows = std::min(here.block_rows, here.rows - first_row);
+  const std::size_t first_output = item % here.up.groups * here.up.width;
+  const std::size_t outputs = std::min(here.up.width, up.group_outputs - first_output);
+  const float* input = normed(scratch, phase, 1, weights.post_attention_layernorm, here, first_row,
+                              rows, layer, Operation::post_attention_layernorm);
   float* output = act_.data() + first_row * up.group_outputs + first_output;
   multiply(scratch, up, first_output, outputs, input, rows, output, up.group_outputs);
   if (shown_) {
@@ -183,7 +192,7 @@ void Model::Pass::mlp_in(Scratch& scratch, std::uint32_t phase, std::size_t laye
 }
 
 void Model::Pass::attend(Scratch& scratch, std::size_t layer, std::size_t item) {
-  const Queries& queries = queries_[item / config_.heads];
+  const Queries& queries = extent(layer).queries[item / config_.heads];
   const std::size_t head = item % config_.heads;
   const Segment& segment = segments_[queries.segment];
   KvCache& cache = segment.step->sequence->cache;
@@ -203,6 +212,8 @@ void Model::Pass::attend(Scratch& scratch, std::size_t layer, std::size_t item) 
     const std::size_t first = queries.first + done;
     const std::size_t count = std::min(query_block, queries.count - done);
     const std::size_t row = segment.first_row + first;
+    float* context =
+        context_.data() + (queries.to + done) * config_.hidden + head * config_.head_dim;
     kernels_.attention({.queries = count,
                         .first_slots = slots + first + 1,
                         .head_dim = config_.head_dim,
@@ -212,14 +223,14 @@ void Model::Pass::attend(Scratch& scratch, std::size_t layer, std::size_t item) 
                         .values = cache.values(layer, head),
                         .value_stride = cache.value_stride(),
                         .scale = scale_,
-                        .output = context_.data() + row * config_.hidden + head * config_.head_dim,
+                        .output = context,
                         .output_stride = config_.hidden,
                         .scratch = scratch.attention.data(),
                         .weights = watched ? scratch.weights.data() : nullptr,
                         .weights_stride = cache.capacity()});
     if (shown_) {
-      show({Tensor::context, layer}, row, count, head * config_.head_dim, config_.head_dim,
-           context_.data() + row * config_.hidden + head * config_.head_dim, config_.hidden);
+      show({Tensor::context, layer}, row, count, head * config_.head_dim, config_.head_dim, context,
+           config_.hidden);
     }
     const auto tell = [&](AttentionWatcher& watcher) {
       watcher.see(layer, head, sequence.position + first, count, slots + first + 1,
@@ -233,10 +244,11 @@ void Model::Pass::attend(Scratch& scratch, std::size_t layer, std::size_t item) 
 void Model::Pass::out(Scratch& scratch, Kind kind, std::size_t layer, std::size_t item) {
   const LayerWeights& weights = weights_.layers[layer];
   const std::size_t hidden = config_.hidden;
-  const std::size_t first_row = item / out_grid_.groups * block_rows_;
-  const std::size_t rows = std::min(block_rows_, rows_.size() - first_row);
-  const std::size_t first = item % out_grid_.groups * out_grid_.width;
-  const std::size_t width = std::min(out_grid_.width, hidden - first);
+  const Extent& here = extent(layer);
+  const std::size_t first_row = item / here.out.groups * here.block_rows;
+  const std::size_t rows = std::min(here.block_rows, here.rows - first_row);
+  const std::size_t first = item % here.out.groups * here.out.width;
+  const std::size_t width = std::min(here.out.width, hidden - first);
   float* attn = scratch.output.data();
   float* mlp = attn + (kind == Kind::both_out ? rows * width : 0);
   if (kind != Kind::mlp_out) {
@@ -254,16 +266,11 @@ void Model::Pass::out(Scratch& scratch, Kind kind, std::size_t layer, std::size_
     show({Tensor::dense_4h_to_h, layer}, first_row, rows, first, width, mlp, width);
   }
   for (std::size_t row = 0; row < rows; ++row) {
-    float* x = x_.data() + (first_row + row) * hidden + first;
+    float* x = x_.data() + row_of(here, first_row + row) * hidden + first;
     if (kind == Kind::both_out) {
       kernels_.add3(attn + row * width, mlp + row * width, x, x, width);
     } else {
       kernels_.add(attn + row * width, x, x, width);
-    }
-    // Rows whose logits nobody asks for meet no other check behind the last layer.
-    if (layer + 1 == config_.layers && kind != Kind::attention_out &&
-        !kernels_.all_finite(x, width)) {
-      fail(first_row + row, config_.layers, Operation::final_layer_norm);
     }
   }
   if (shown_ && kind != Kind::attention_out) {
@@ -287,14 +294,16 @@ void Model::Pass::work(void* context, std::uint32_t phase, std::uint32_t item,
     case Kind::both_in:
       // Row blocks stay together, so that one participant normalizes them once.
       {
-        const std::size_t per_block = pass.qkv_grid_.groups + pass.up_grid_.groups;
-        const std::size_t block = item / per_block;
-        const std::size_t group = item % per_block;
-        if (group < pass.qkv_grid_.groups) {
-          pass.attention_in(scratch, phase, info.layer, block * pass.qkv_grid_.groups + group);
+        const Extent& extent = pass.extent(info.layer);
+        const std::size_t blocks = &extent == &pass.all_ ? extent.up.row_blocks : 1;
+        const std::size_t qkv = pass.qkv_grid_.items() / blocks;
+        const std::size_t up = extent.up.items() / blocks;
+        const std::size_t block = item / (qkv + up);
+        const std::size_t group = item % (qkv + up);
+        if (group < qkv) {
+          pass.attention_in(scratch, phase, info.layer, block * qkv + group);
         } else {
-          pass.mlp_in(scratch, phase, info.layer,
-                      block * pass.up_grid_.groups + group - pass.qkv_grid_.groups);
+          pass.mlp_in(scratch, phase, info.layer, block * up + group - qkv);
         }
       }
       break;
@@ -314,6 +323,13 @@ void Model::Pass::work(void* context, std::uint32_t phase, std::uint32_t item,
 
 void Model::Pass::run(bool more) {
   ++passes_;
+  shown_ = std::any_of(segments_.begin(), segments_.end(), [](const Segment& segment) {
+    return segment.step->sequence->tensors != nullptr;
+  });
+  const bool watched = std::any_of(segments_.begin(), segments_.end(), [](const Segment& segment) {
+    return segment.step->sequence->watched();
+  });
+  short_ = !shown_ && !watched && wanted_.size() < rows_.size();
   plan();
   for (std::size_t row = 0; row < rows_.size(); ++row) {
     const Row& place = rows_[row];
@@ -321,9 +337,6 @@ void Model::Pass::run(bool more) {
     const auto token = segment.step->tokens[segment.offset + place.offset];
     weights_.embed(kernels_, static_cast<std::size_t>(token), x_.data() + row * config_.hidden);
   }
-  shown_ = std::any_of(segments_.begin(), segments_.end(), [](const Segment& segment) {
-    return segment.step->sequence->tensors != nullptr;
-  });
   if (shown_) {
     show({Tensor::embed_in}, 0, rows_.size(), 0, config_.hidden, x_.data(), config_.hidden);
   }

@@ -20,6 +20,8 @@ namespace neoxref::engine {
 ///   layer, sequential residual  the same with a phase each for {dense, residual},
 ///                               {norm, up, activation} and {down, residual}
 ///   at the end                  {final norm, unembedding}
+/// Behind its keys and values, the last layer takes only the rows whose logits are asked for: nothing
+/// depends on the others.
 /// How rows and outputs are cut into items only decides who computes what, never a bit.
 class Model::Pass {
 public:
@@ -90,10 +92,12 @@ private:
     std::uint32_t row;
     float* logits;
   };
+  /// Count 0: only the norms of the segment's keys.
   struct Queries {
     std::uint32_t segment;
     std::uint32_t first;  ///< in the segment
     std::uint32_t count;
+    std::uint32_t to;  ///< row of the context that the first one gives
   };
   struct Scratch {
     Buffer<float> normed;  ///< [2][block_rows, hidden]
@@ -114,6 +118,14 @@ private:
     std::size_t groups = 0;  ///< items of a row block
     std::size_t items() const { return row_blocks * groups; }
   };
+  /// What a layer works on behind its keys and values: all rows, or those in wanted_.
+  struct Extent {
+    std::size_t rows = 0;
+    std::size_t block_rows = 0;
+    Grid up;
+    Grid out;
+    std::vector<Queries> queries;
+  };
 
   static void work(void* context, std::uint32_t phase, std::uint32_t item,
                    std::size_t participant) noexcept;
@@ -123,9 +135,21 @@ private:
                           std::size_t participant) noexcept;
   void plan();
   void plan_logits();
+  void plan(Extent& extent, std::size_t rows);
   Grid grid(std::size_t rows, std::size_t outputs, std::size_t unit) const;
+  const Extent& extent(std::size_t layer) const {
+    return short_ && layer + 1 == config_.layers ? asked_ : all_;
+  }
+  /// The row of x that is row i of an extent.
+  std::size_t row_of(const Extent& extent, std::size_t i) const {
+    return &extent == &asked_ ? wanted_[i].row : i;
+  }
+  bool asked(std::size_t row) const;
+  static void add_queries(Extent& extent, std::size_t segment, std::size_t first, std::size_t count,
+                          std::size_t to);
   const float* normed(Scratch& scratch, std::uint32_t phase, std::size_t slot, const Norm& norm,
-                      std::size_t first, std::size_t count, std::size_t layer, Operation operation);
+                      const Extent& extent, std::size_t first, std::size_t count, std::size_t layer,
+                      Operation operation);
   void attention_in(Scratch& scratch, std::uint32_t phase, std::size_t layer, std::size_t item);
   void append(std::size_t layer, std::size_t first_row, std::size_t rows, std::size_t first_head,
               std::size_t heads);
@@ -161,23 +185,23 @@ private:
   std::vector<Segment> segments_;
   std::vector<Row> rows_;
   std::vector<Wanted> wanted_;
-  std::vector<Wanted> deferred_;  ///< whose `row` is one of deferred_normed_
-  bool flushing_ = false;         ///< wanted_ are what was deferred_
+  std::vector<Wanted> deferred_;         ///< whose `row` is one of deferred_normed_
+  bool flushing_ = false;                ///< wanted_ are what was deferred_
   std::optional<float> largest_weight_;  ///< of the unembedding, once somebody has asked
-  std::vector<Queries> queries_;
   std::unique_ptr<std::atomic<std::uint64_t>[]> failures_;
   std::size_t failures_size_ = 0;
   bool shown_ = false;  ///< somebody watches tensors in this pass
+  bool short_ = false;  ///< the last layer takes asked_
   std::uint64_t passes_ = 0;
 
-  Grid qkv_grid_, up_grid_, out_grid_, logits_grid_;
-  std::size_t block_rows_ = 0;         ///< of this pass, for the layers
-  std::size_t wanted_block_rows_ = 0;  ///< likewise, for the logits
+  Extent all_, asked_;
+  Grid qkv_grid_, logits_grid_;
+  std::size_t wanted_block_rows_ = 0;  ///< of this pass, for the logits
 
-  Buffer<float> x_;        ///< [max_rows, hidden]
-  Buffer<float> qkv_;      ///< [max_rows, qkv outputs]
-  Buffer<float> context_;  ///< [max_rows, hidden]
-  Buffer<float> act_;      ///< [max_rows, up outputs]
+  Buffer<float> x_;                ///< [max_rows, hidden]
+  Buffer<float> qkv_;              ///< [max_rows, qkv outputs]
+  Buffer<float> context_;          ///< [max_rows, hidden]
+  Buffer<float> act_;              ///< [max_rows, up outputs]
   Buffer<float> deferred_normed_;  ///< [most_deferred, hidden]
   std::vector<Scratch> scratch_;
 

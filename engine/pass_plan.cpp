@@ -83,7 +83,8 @@ Model::Pass::Pass(const Config& config, const Weights& weights, const simd::Kern
 
 void Model::Pass::reserve(std::size_t steps, std::size_t slots, bool watched) {
   segments_.reserve(steps);
-  queries_.reserve(steps + max_rows / query_block);
+  all_.queries.reserve(steps + max_rows / query_block);
+  asked_.queries.reserve(2 * steps + max_rows / query_block);
   if (failures_size_ < steps) {
     failures_ = std::make_unique<std::atomic<std::uint64_t>[]>(steps);
     failures_size_ = steps;
@@ -107,7 +108,8 @@ void Model::Pass::clear() {
   segments_.clear();
   rows_.clear();
   wanted_.clear();
-  queries_.clear();
+  all_.queries.clear();
+  asked_.queries.clear();
 }
 
 void Model::Pass::add(Step& step, std::size_t offset, std::size_t count) {
@@ -115,6 +117,8 @@ void Model::Pass::add(Step& step, std::size_t offset, std::size_t count) {
   failure.store(~std::uint64_t{0});
   const auto segment = static_cast<std::uint32_t>(segments_.size());
   segments_.push_back({&step, offset, rows_.size(), count, &failure});
+  const std::size_t first_row = rows_.size();
+  const std::size_t first_wanted = wanted_.size();
   for (std::size_t i = 0; i < count; ++i) {
     const bool last = offset + i + 1 == step.tokens.size();
     const auto row = static_cast<std::uint32_t>(rows_.size());
@@ -127,14 +131,26 @@ void Model::Pass::add(Step& step, std::size_t offset, std::size_t count) {
   }
   if (step.sequence->watched()) {
     // Whoever watches a head sees its queries in order: one item.
-    queries_.push_back({segment, 0, static_cast<std::uint32_t>(count)});
+    all_.queries.push_back(
+        {segment, 0, static_cast<std::uint32_t>(count), static_cast<std::uint32_t>(first_row)});
     return;
   }
+  add_queries(all_, segment, 0, count, first_row);
+  // What is asked for of a segment is all of it, its last row, or nothing.
+  const std::size_t asked = wanted_.size() - first_wanted;
+  if (asked < count) asked_.queries.push_back({segment, 0, 0, 0});
+  add_queries(asked_, segment, count - asked, asked, first_wanted);
+}
+
+void Model::Pass::add_queries(Extent& extent, std::size_t segment, std::size_t first,
+                              std::size_t count, std::size_t to) {
   // The last queries see the most slots: they go first, so that no long item is left for the end.
   for (std::size_t block = blocks(count, query_block); block-- > 0;) {
-    const std::size_t first = block * query_block;
-    queries_.push_back({segment, static_cast<std::uint32_t>(first),
-                        static_cast<std::uint32_t>(std::min(query_block, count - first))});
+    const std::size_t begin = block * query_block;
+    extent.queries.push_back({static_cast<std::uint32_t>(segment),
+                              static_cast<std::uint32_t>(first + begin),
+                              static_cast<std::uint32_t>(std::min(query_block, count - begin)),
+                              static_cast<std::uint32_t>(to + begin)});
   }
 }
 
@@ -161,32 +177,39 @@ void Model::Pass::plan_logits() {
   }
 }
 
+void Model::Pass::plan(Extent& extent, std::size_t rows) {
+  extent.rows = rows;
+  extent.block_rows = balanced(rows, most_block_rows);
+  extent.up = grid(rows, config_.intermediate, simd::lanes);
+  extent.out = grid(rows, config_.hidden, simd::lanes);
+}
+
 void Model::Pass::plan() {
   const Linear& qkv = weights_.layers.front().query_key_value;
-  block_rows_ = balanced(rows_.size(), most_block_rows);
   qkv_grid_ = grid(rows_.size(), qkv.outputs(), qkv.group_stride());
-  up_grid_ = grid(rows_.size(), config_.intermediate, simd::lanes);
-  out_grid_ = grid(rows_.size(), config_.hidden, simd::lanes);
+  plan(all_, rows_.size());
+  plan(asked_, wanted_.size());
   plan_logits();
   for (std::size_t i = 0; i < phases_.size(); ++i) {
     std::size_t items = 0;
+    const Extent& here = extent(infos_[i].layer);
     switch (infos_[i].kind) {
       case Kind::attention_in:
         items = qkv_grid_.items();
         break;
       case Kind::mlp_in:
-        items = up_grid_.items();
+        items = here.up.items();
         break;
       case Kind::both_in:
-        items = qkv_grid_.items() + up_grid_.items();
+        items = qkv_grid_.items() + here.up.items();
         break;
       case Kind::attention:
-        items = queries_.size() * config_.heads;
+        items = here.queries.size() * config_.heads;
         break;
       case Kind::attention_out:
       case Kind::mlp_out:
       case Kind::both_out:
-        items = out_grid_.items();
+        items = here.out.items();
         break;
       case Kind::logits:
         items = logits_grid_.items();

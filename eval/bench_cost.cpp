@@ -40,11 +40,18 @@ Cost prefill_cost(const engine::Config& config, const engine::Weights& weights, 
                   std::size_t batch) {
   const auto sequences = static_cast<double>(batch);
   const auto rows = static_cast<double>(tokens);
+  // Behind its keys and values, the last layer takes the last token only.
+  const engine::LayerWeights& last = weights.layers.back();
+  const double left_out =
+      weights_of(last.dense) + weights_of(last.dense_h_to_4h) + weights_of(last.dense_4h_to_h);
   Cost cost;
   cost.matrix_flops =
-      2.0 * sequences * (rows * layer_weights(weights) + weights_of(weights.embed_out));
+      2.0 * sequences *
+      (rows * layer_weights(weights) - (rows - 1.0) * left_out + weights_of(weights.embed_out));
   cost.weight_bytes = static_cast<double>(weights.packed_bytes());
-  cost.attention_flops = sequences * flops_per_pair(config) * rows * (rows + 1.0) / 2.0;
+  const double layers = static_cast<double>(config.layers);
+  const double pairs = (layers - 1.0) * rows * (rows + 1.0) / 2.0 + rows;  // of all layers
+  cost.attention_flops = sequences * flops_per_pair(config) / layers * pairs;
   cost.cache_bytes = sequences * rows * slot_bytes(config);
   return cost;
 }

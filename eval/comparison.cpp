@@ -94,12 +94,7 @@ void Comparison::compare_item(void* context, std::uint32_t, std::uint32_t item,
   prediction.nll = nll(sums, logits[static_cast<std::size_t>(self.next_[place])]);
   prediction.best = engine::argmax({logits, self.vocab_});
   const double other_log = static_cast<double>(sums.max) + std::log(static_cast<double>(sums.sum));
-  LaneSum lanes;
-  lanes.add(self.vocab_, [=](std::size_t id) {
-    return static_cast<double>(e[id]) *
-           (static_cast<double>(full[id]) - static_cast<double>(logits[id]));
-  });
-  const double sum = lanes.total();
+  const double sum = self.model_.kernels().weighted_difference(e, full, logits, self.vocab_);
   const Partition& mine = self.partitions_[place];
   prediction.kl = std::max(0.0, sum / mine.sum + other_log - mine.log);
 }

@@ -262,6 +262,21 @@ std::vector<float> max_and_sum(const Kernels& kernels) {
   return answers;
 }
 
+std::vector<float> weighted_difference(const Kernels& kernels) {
+  std::vector<float> answers;
+  for (std::size_t n = 1; n <= 150; n += 7) {
+    const Buffer<float> a = random(n, n);
+    const Buffer<float> b = random(n, n + 1);
+    const Buffer<float> weights = random(n, n + 2);
+    const auto bits = std::bit_cast<std::uint64_t>(
+        kernels.weighted_difference(weights.data(), a.data(), b.data(), n));
+    for (int shift = 0; shift < 64; shift += 16) {
+      answers.push_back(static_cast<float>(bits >> shift & 0xffff));
+    }
+  }
+  return answers;
+}
+
 std::vector<float> all_finite(const Kernels& kernels) {
   std::vector<float> answers;
   for (std::size_t n = 1; n <= 67; ++n) {
@@ -312,6 +327,7 @@ std::vector<std::pair<std::string, Question>> questions() {
   all.emplace_back("add3", [](const Kernels& k) { return add(k, true); });
   all.emplace_back("add", [](const Kernels& k) { return add(k, false); });
   all.emplace_back("max_and_sum", max_and_sum);
+  all.emplace_back("weighted_difference", weighted_difference);
   all.emplace_back("all_finite", all_finite);
   return all;
 }

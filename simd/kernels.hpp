@@ -145,6 +145,10 @@ struct Kernels {
   /// max and RN32(lane_sum(exp(x - max))) of n >= 1 elements: the two sums of a token's nll.
   MaxAndSum (*max_and_sum)(const float* x, std::size_t n) noexcept;
 
+  /// lane_sum(weights * (a - b)) over n elements, all of it in binary64.
+  double (*weighted_difference)(const float* weights, const float* a, const float* b,
+                                std::size_t n) noexcept;
+
   /// True when every one of the n elements is finite.
   bool (*all_finite)(const float* x, std::size_t n) noexcept;
 };

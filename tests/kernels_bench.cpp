@@ -248,6 +248,13 @@ void streams(const Kernels& table, const Limits& limits) {
     against_read(s, limits, 50304 * sizeof(float),
                  [&] { benchmark::DoNotOptimize(table.max_and_sum(x.data(), 50304)); });
   });
+  add("weighted_difference/50304", [&](benchmark::State& s) {
+    Buffer weights(50304), a(50304), b(50304);
+    against_read(s, limits, 3 * 50304 * sizeof(float), [&] {
+      benchmark::DoNotOptimize(
+          table.weighted_difference(weights.data(), a.data(), b.data(), 50304));
+    });
+  });
   add("rotate/64x16", [&](benchmark::State& s) {
     Buffer x(64 * 64);
     Buffer angles(8);

@@ -358,6 +358,11 @@ BOOST_AUTO_TEST_CASE(sums_and_widening) {
                     result.data()[0] = found.max;
                     result.data()[1] = found.sum;
                   });
+      expect_same("weighted_difference", shape, seed, output(random, 2),
+                  [&](const Kernels& table, Floats& result) {
+                    const double sum = table.weighted_difference(a.data(), b.data(), c.data(), n);
+                    std::memcpy(result.data(), &sum, sizeof sum);
+                  });
       expect_same("all_finite", shape, seed, output(random, 1),
                   [&](const Kernels& table, Floats& result) {
                     result.data()[0] = table.all_finite(a.data(), n) ? 1.0f : 0.0f;

@@ -168,6 +168,14 @@ MaxAndSum max_and_sum(const float* x, std::size_t n) noexcept {
   return {max, static_cast<float>(sum)};
 }
 
+double weighted_difference(const float* weights, const float* a, const float* b,
+                           std::size_t n) noexcept {
+  return lane_sum(n, [&](std::size_t i) {
+    return static_cast<double>(weights[i]) *
+           (static_cast<double>(a[i]) - static_cast<double>(b[i]));
+  });
+}
+
 bool all_finite(const float* x, std::size_t n) noexcept {
   bool all = true;
   for (std::size_t i = 0; i < n; ++i) all = all && finite(x[i]);
@@ -192,6 +200,7 @@ const Kernels scalar_table{
     .add = add,
     .widen = widen,
     .max_and_sum = max_and_sum,
+    .weighted_difference = weighted_difference,
     .all_finite = all_finite,
 };
 

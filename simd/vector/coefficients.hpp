@@ -16,6 +16,18 @@ inline constexpr double power_of_two[9] = {
     0x1.3b2ab7181b755p-7,  0x1.5d87fe86fe88ep-10, 0x1.4308ac85aa947p-13,
     0x1.ffcb9515a8016p-17, 0x1.63d136366db24p-20, 0x1.b63880a30e9ffp-24};
 
+/// (2^r - 1) / r on [-1/32, 1/32], error 2^-41.1.
+inline constexpr double sixteenth_of_two[5] = {0x1.62e42fefa39efp-1, 0x1.ebfbdff6988c8p-3,
+                                               0x1.c6b08d6faa1bep-5, 0x1.3b2c4ac7da565p-7,
+                                               0x1.5d893e58acc63p-10};
+
+/// 2^(i/16), less i in the place where k/16 is added to the exponent.
+inline constexpr double sixteenths[16] = {
+    0x1.0000000000000p+0, 0x1.fb5586cf9890fp-1, 0x1.f72b83c7d517bp-1, 0x1.f387a6e756238p-1,
+    0x1.f06fe0a31b715p-1, 0x1.edea64c123422p-1, 0x1.ebfdad5362a27p-1, 0x1.eab07dd485429p-1,
+    0x1.ea09e667f3bcdp-1, 0x1.ea11473eb0187p-1, 0x1.eace5422aa0dbp-1, 0x1.ec49182a3f090p-1,
+    0x1.ee89f995ad3adp-1, 0x1.f199bdd85529cp-1, 0x1.f5818dcfba487p-1, 0x1.fa4afa2a490dap-1};
+
 /// log((1+s)/(1-s)) / s in powers of s^2, |s| <= 3 - 2 sqrt 2, error 2^-52.0.
 inline constexpr double log_series[7] = {
     0x1.0000000000001p+1, 0x1.5555555552d50p-1, 0x1.999999a435066p-2, 0x1.249240b87155dp-2,

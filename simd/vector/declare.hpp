@@ -24,6 +24,8 @@ void add3(const float* a, const float* b, const float* c, float* out, std::size_
 void add(const float* a, const float* b, float* out, std::size_t n) noexcept;
 void widen(Dtype dtype, const void* in, float* out, std::size_t n) noexcept;
 MaxAndSum max_and_sum(const float* x, std::size_t n) noexcept;
+double weighted_difference(const float* weights, const float* a, const float* b,
+                           std::size_t n) noexcept;
 bool all_finite(const float* x, std::size_t n) noexcept;
 
 /// All of the above.

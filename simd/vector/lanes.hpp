@@ -234,6 +234,50 @@ NEOXREF_INLINE f32x16 larger(const f32x16& candidate, const f32x16& best) {
   return v;
 }
 
+/// a < b ? b : a and a > b ? b : a; a NaN stays, b must not be NaN.
+NEOXREF_INLINE f32x16 at_least(const f32x16& a, float b) {
+  f32x16 v;
+  const Native32 bound(b);
+  repeat<parts32>([&](auto i) NEOXREF_INLINED {
+#if defined(__AVX512F__)
+    v.part[i] = _mm512_max_ps(bound, a.part[i]);
+#elif defined(__AVX2__)
+    v.part[i] = _mm256_max_ps(bound, a.part[i]);
+#else
+    v.part[i] = vmaxq_f32(bound, a.part[i]);
+#endif
+  });
+  return v;
+}
+NEOXREF_INLINE f32x16 at_most(const f32x16& a, float b) {
+  f32x16 v;
+  const Native32 bound(b);
+  repeat<parts32>([&](auto i) NEOXREF_INLINED {
+#if defined(__AVX512F__)
+    v.part[i] = _mm512_min_ps(bound, a.part[i]);
+#elif defined(__AVX2__)
+    v.part[i] = _mm256_min_ps(bound, a.part[i]);
+#else
+    v.part[i] = vminq_f32(bound, a.part[i]);
+#endif
+  });
+  return v;
+}
+NEOXREF_INLINE f64x16 at_most(const f64x16& a, double b) {
+  f64x16 v;
+  const Native64 bound(b);
+  repeat<parts64>([&](auto i) NEOXREF_INLINED {
+#if defined(__AVX512F__)
+    v.part[i] = _mm512_min_pd(bound, a.part[i]);
+#elif defined(__AVX2__)
+    v.part[i] = _mm256_min_pd(bound, a.part[i]);
+#else
+    v.part[i] = vminq_f64(bound, a.part[i]);
+#endif
+  });
+  return v;
+}
+
 NEOXREF_INLINE Native32 fma_native(const Native32& a, const Native32& b, const Native32& c) {
 #if defined(__AVX512F__)
   return _mm512_fmadd_ps(a, b, c);
@@ -293,6 +337,25 @@ NEOXREF_INLINE f64x16 divide(const f64x16& a, const f64x16& b) {
 #endif
   });
   return v;
+}
+
+/// a / b within 2^-50 of its size, for b from 2^-100 to 2^100: what is rounded to binary32 under a
+/// bound needs no more, and a division costs as much as many products.
+NEOXREF_INLINE f64x16 quotient(const f64x16& a, const f64x16& b) {
+#if defined(__AVX512F__)
+  f64x16 v;
+  repeat<parts64>([&](auto i) NEOXREF_INLINED {
+    const __m512d one = _mm512_set1_pd(1.0);
+    __m512d inverse = _mm512_rcp14_pd(b.part[i]);
+    for (int step = 0; step < 2; ++step) {
+      inverse = _mm512_fmadd_pd(_mm512_fnmadd_pd(b.part[i], inverse, one), inverse, inverse);
+    }
+    v.part[i] = _mm512_mul_pd(a.part[i], inverse);
+  });
+  return v;
+#else
+  return divide(a, b);
+#endif
 }
 
 /// IEEE square root, rounded to nearest even.
@@ -460,20 +523,63 @@ NEOXREF_BITWISE(or_bits, or_si512, or_si256, vorrq_u64)
 #undef NEOXREF_BITWISE
 #undef NEOXREF_ON_BITS
 
-/// The low 12 bits moved to where sign and exponent are: the exponent k of 2^k, to be added.
-NEOXREF_INLINE f64x16 to_exponent_field(const f64x16& a) {
+/// True if some lane has none of the bits of `mask` in its low 32 bits less `shift`.
+NEOXREF_INLINE bool any_clear(const f64x16& a, std::uint32_t shift, std::uint32_t mask) {
+#if defined(__AVX512F__)
+  const __m512i low = _mm512_castps_si512(
+      _mm512_shuffle_ps(_mm512_castpd_ps(a.part[0]), _mm512_castpd_ps(a.part[1]), 0x88));
+  const __m512i shifted = _mm512_sub_epi32(low, _mm512_set1_epi32(static_cast<int>(shift)));
+  return _mm512_testn_epi32_mask(shifted, _mm512_set1_epi32(static_cast<int>(mask))) != 0;
+#elif defined(__AVX2__)
+  const __m256i bits = _mm256_set1_epi32(static_cast<int>(mask));
+  __m256i clear = _mm256_setzero_si256();
+  repeat<parts64 / 2>([&](auto i) NEOXREF_INLINED {
+    const __m256i low = _mm256_castps_si256(_mm256_shuffle_ps(
+        _mm256_castpd_ps(a.part[2 * i]), _mm256_castpd_ps(a.part[2 * i + 1]), 0x88));
+    const __m256i shifted = _mm256_sub_epi32(low, _mm256_set1_epi32(static_cast<int>(shift)));
+    const __m256i masked = _mm256_and_si256(shifted, bits);
+    clear = _mm256_or_si256(clear, _mm256_cmpeq_epi32(masked, _mm256_setzero_si256()));
+  });
+  return _mm256_testz_si256(clear, clear) == 0;
+#else
+  const uint32x4_t bits = vdupq_n_u32(mask);
+  uint32x4_t all = vdupq_n_u32(~0u);
+  repeat<parts64 / 2>([&](auto i) NEOXREF_INLINED {
+    const uint32x4_t low =
+        vuzp1q_u32(vreinterpretq_u32_f64(a.part[2 * i]), vreinterpretq_u32_f64(a.part[2 * i + 1]));
+    all = vandq_u32(all, vtstq_u32(vsubq_u32(low, vdupq_n_u32(shift)), bits));
+  });
+  return vminvq_u32(all) == 0;
+#endif
+}
+
+/// The low bits moved up by `places`; with 52, the low 12 to where sign and exponent are.
+template <int places>
+NEOXREF_INLINE f64x16 shift_left(const f64x16& a) {
   f64x16 v;
   repeat<parts64>([&](auto i) NEOXREF_INLINED {
 #if defined(__AVX512F__)
-    v.part[i] = _mm512_castsi512_pd(_mm512_slli_epi64(_mm512_castpd_si512(a.part[i]), 52));
+    v.part[i] = _mm512_castsi512_pd(_mm512_slli_epi64(_mm512_castpd_si512(a.part[i]), places));
 #elif defined(__AVX2__)
-    v.part[i] = _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(a.part[i]), 52));
+    v.part[i] = _mm256_castsi256_pd(_mm256_slli_epi64(_mm256_castpd_si256(a.part[i]), places));
 #else
-    v.part[i] = vreinterpretq_f64_u64(vshlq_n_u64(vreinterpretq_u64_f64(a.part[i]), 52));
+    v.part[i] = vreinterpretq_f64_u64(vshlq_n_u64(vreinterpretq_u64_f64(a.part[i]), places));
 #endif
   });
   return v;
 }
+
+#if defined(__AVX512F__)
+/// table[i], i the low 4 bits of a lane.
+NEOXREF_INLINE f64x16 look_up(const double (&table)[16], const f64x16& index) {
+  f64x16 v;
+  repeat<parts64>([&](auto i) NEOXREF_INLINED {
+    v.part[i] = _mm512_permutex2var_pd(_mm512_loadu_pd(table), _mm512_castpd_si512(index.part[i]),
+                                       _mm512_loadu_pd(table + 8));
+  });
+  return v;
+}
+#endif
 
 /// Sign and exponent bits moved down to an integer in [0, 4096).
 NEOXREF_INLINE f64x16 from_exponent_field(const f64x16& a) {

@@ -10,6 +10,8 @@ the best one of its degree; the relative error found on a fine grid stands besid
 two. No result bit depends on these numbers while the bounds in functions.hpp hold, and that is what
 tests/functions_exhaustive decides.
 """
+import struct
+
 from mpmath import atanh, cos, erfc, exp, floor, log, lu_solve, matrix, mp, mpf, pi, sin, sqrt
 
 mp.dps = 60
@@ -92,6 +94,15 @@ def main():
     values, error = polynomial(
         without_limit(lambda r: (mpf(2) ** r - 1) / r, log(mpf(2))), 8, "-0.5", "0.5")
     print_array("power_of_two", f"(2^r - 1) / r on [-1/2, 1/2], error 2^{error:.1f}.", values)
+
+    values, error = polynomial(
+        without_limit(lambda r: (mpf(2) ** r - 1) / r, log(mpf(2))), 4, "-0.03125", "0.03125")
+    print_array("sixteenth_of_two", f"(2^r - 1) / r on [-1/32, 1/32], error 2^{error:.1f}.", values)
+
+    print_array("sixteenths", "2^(i/16), less i in the place where k/16 is added to the exponent.",
+                [struct.unpack("<d", struct.pack(
+                    "<q", struct.unpack("<q", struct.pack("<d", mpf(2) ** (mpf(i) / 16)))[0]
+                    - (i << 48)))[0] for i in range(16)])
 
     values, error = polynomial(
         without_limit(lambda q: atanh(sqrt(q)) / sqrt(q) * 2, mpf(2)), 6, 0, (sqrt(mpf(2)) - 1) ** 4)

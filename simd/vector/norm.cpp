@@ -123,6 +123,14 @@ MaxAndSum max_and_sum(const float* x, std::size_t n) noexcept {
   return {max, static_cast<float>(sum)};
 }
 
+double weighted_difference(const float* weights, const float* a, const float* b,
+                           std::size_t n) noexcept {
+  return lane_sum(n, [&](std::size_t i, std::size_t left) {
+    const f64x16 difference = to_f64(load_up_to(a + i, left)) - to_f64(load_up_to(b + i, left));
+    return to_f64(load_up_to(weights + i, left)) * difference;
+  });
+}
+
 bool all_finite(const float* x, std::size_t n) noexcept {
   f32x16 nothing = zero();
   for (std::size_t i = 0; i < n; i += lanes) {

@@ -22,6 +22,7 @@ const Kernels table{
     .add = add,
     .widen = widen,
     .max_and_sum = max_and_sum,
+    .weighted_difference = weighted_difference,
     .all_finite = all_finite,
 };
 
