@@ -37,6 +37,19 @@ private:
 /// Values of a row that stay in the first-level cache while they are worked on.
 constexpr std::size_t block = 2048;
 
+/// The index of the first value that equals `value`; there is one.
+std::size_t first_of(std::span<const float> values, float value) {
+  // A fixed number of steps at a time, so that the compiler takes them at once.
+  constexpr std::size_t steps = 16;
+  std::size_t i = 0;
+  for (unsigned found = 0; i + steps <= values.size(); i += steps) {
+    for (std::size_t l = 0; l < steps; ++l) found |= values[i + l] == value ? 1u : 0u;
+    if (found != 0) break;
+  }
+  while (values[i] != value) ++i;
+  return i;
+}
+
 }  // namespace
 
 Comparison::Comparison(engine::Model& model, std::size_t most_places, bool with_kl)
@@ -92,7 +105,7 @@ void Comparison::compare_item(void* context, std::uint32_t, std::uint32_t item,
   Prediction& prediction = self.predictions_[place];
   const simd::MaxAndSum sums = self.model_.kernels().max_and_sum(logits, self.vocab_);
   prediction.nll = nll(sums, logits[static_cast<std::size_t>(self.next_[place])]);
-  prediction.best = engine::argmax({logits, self.vocab_});
+  prediction.best = first_of({logits, self.vocab_}, sums.max);
   const double other_log = static_cast<double>(sums.max) + std::log(static_cast<double>(sums.sum));
   const double sum = self.model_.kernels().weighted_difference(e, full, logits, self.vocab_);
   const Partition& mine = self.partitions_[place];
@@ -122,7 +135,11 @@ void Comparison::run(Work work, const float* logits, std::span<Prediction> predi
 }
 
 void Chain::go_on() const {
-  digest->add_finite(values);
+  // The second digest finds the values in the first-level cache.
+  for (std::size_t first = 0; first < values.size(); first += block) {
+    const auto some = values.subspan(first, std::min(block, values.size() - first));
+    for (Digest* digest : digests) digest->add_finite(some);
+  }
 }
 
 }  // namespace neoxref::eval

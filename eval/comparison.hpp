@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <span>
@@ -18,10 +19,10 @@ struct Prediction {
   double kl = 0.0;  ///< of the distribution, from the full run's to this one; 0 for the full run
 };
 
-/// A digest and the values that come next in it, all finite: work that shares the threads with a
-/// comparison.
+/// Two digests and the values that come next in both, all finite: work that shares the threads with
+/// a comparison.
 struct Chain {
-  Digest* digest;
+  std::array<Digest*, 2> digests;
   std::span<const float> values;
   void go_on() const;
 };

@@ -160,8 +160,7 @@ private:
     const std::size_t skipped = std::max(way.first_scored, first + 1) - (first + 1);
     if (skipped >= count) return;
     const std::span<const float> values(logits + skipped * vocab, (count - skipped) * vocab);
-    chains_.push_back({&digests_[row], values});
-    chains_.push_back({&text_digests_[row], values});
+    chains_.push_back({{&digests_[row], &text_digests_[row]}, values});
   }
 
   void run(const Text& text, const Window& window) {

@@ -54,7 +54,9 @@ constexpr std::size_t visit = 2;
 static_assert(visit * tile_panels * lanes <= max_group_columns);
 
 /// The rows of one chunk against `panels` panels, from `start` for `visit` blocks of depth.
-/// next  the weights of the visit after this one, fetched meanwhile: a panel of them a tile
+/// Fetched meanwhile: by the first tiles the weights of the visit after this one, a panel each and no
+/// faster, since a core can wait for few lines at once; by the others the input of the tile that
+/// follows.
 template <std::size_t panels, class Weight, class Next>
 void visit_tiles(const Product& p, std::size_t rows, std::size_t start, const float* packed,
                  float* totals, const WeightView<Weight>& weights, const WeightView<Next>& next,
@@ -64,14 +66,23 @@ void visit_tiles(const Product& p, std::size_t rows, std::size_t start, const fl
   const std::size_t longer = rows % tiles;
   const std::size_t left = p.depth - start;
   const std::size_t count = left < visit * dot_block ? left : visit * dot_block;
+  const float* const next_visit = count == left ? packed : packed + (start + count) * rows;
   packed += start * rows;
   for (std::size_t t = 0; t < tiles; ++t) {
     const std::size_t height = base + (t < longer ? 1 : 0);
-    tile_functions<panels, Weight>[height - 1](
-        {packed, count, totals, panels * lanes, start == 0, count == left, rows * dot_block,
-         t < panels ? next.data + t * next.panel : nullptr},
-        weights, to);
+    TileStep step{packed,     count,         totals,          panels * lanes,
+                  start == 0, count == left, rows * dot_block};
     packed += height * dot_block;
+    if (t < panels) {
+      step.ahead = next.data + t * next.panel;
+      step.ahead_step = next.step * sizeof(Next);
+      step.ahead_block = dot_block * step.ahead_step;
+    } else {
+      step.ahead = t + 1 < tiles ? packed : next_visit;
+      step.ahead_step = height * sizeof(float);
+      step.ahead_block = rows * dot_block * sizeof(float);
+    }
+    tile_functions<panels, Weight>[height - 1](step, weights, to);
     totals += height * panels * lanes;
     to.output += height * p.output_stride;
   }

@@ -21,8 +21,6 @@ inline constexpr std::size_t tile_rows = 6;
 inline constexpr std::size_t tile_panels = 1;
 #endif
 
-inline constexpr std::size_t cache_line = 64;  // only speed depends on it
-
 /// The type of a packed weight that is not binary32 is a bit pattern that `load` widens.
 template <class Weight>
 struct WeightView {
@@ -118,7 +116,9 @@ struct TileStep {
   bool first;
   bool last;
   std::size_t input_block = 0;  ///< floats from one block of the input to the next
-  const void* ahead = nullptr;  ///< memory to fetch meanwhile, a cache line a step of depth
+  const void* ahead = nullptr;  ///< memory to fetch meanwhile: so many bytes a step of depth,
+  std::size_t ahead_step = 0;
+  std::size_t ahead_block = 0;  ///< and from one block to the next
 };
 
 template <std::size_t rows, std::size_t panels, class Weight>
@@ -131,6 +131,8 @@ void tile_step(const TileStep& step, const WeightView<Weight>& weights,
   const auto total = [&](auto r, auto i) { return totals + r * totals_stride + i * size; };
   const float* input = step.input;
   const std::size_t input_block = step.input_block;
+  const std::size_t ahead_step = step.ahead_step;
+  const std::size_t ahead_block = step.ahead_block;
   auto ahead = reinterpret_cast<std::uintptr_t>(step.ahead == nullptr ? input : step.ahead);
   WeightView<Weight> block = weights;
   std::size_t left = step.count;
@@ -145,10 +147,12 @@ void tile_step(const TileStep& step, const WeightView<Weight>& weights,
   TileSums<rows, panels> sums;
   while (true) {
     const std::size_t count = left < dot_block ? left : dot_block;
+    std::uintptr_t line = ahead;
     block_sums(sums, input, dot_block, block, count, [&] {
-      __builtin_prefetch(reinterpret_cast<const void*>(ahead));
-      ahead += cache_line;
+      __builtin_prefetch(reinterpret_cast<const void*>(line));
+      line += ahead_step;
     });
+    ahead += ahead_block;
     if (first) {
       each_sum(sums, [&](auto, auto, auto& sum) { sum = Native32(0.0f) + Native32(sum); });
     } else {
