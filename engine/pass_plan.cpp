@@ -8,8 +8,6 @@
 namespace neoxref::engine {
 namespace {
 
-/// Row tiles of all instruction sets divide this.
-constexpr std::size_t row_unit = 12;
 /// Items for each thread in a phase: enough that the last ones to finish leave little waiting.
 constexpr std::size_t items_per_thread = 6;
 /// Narrower items would mostly claim tickets.
@@ -27,9 +25,12 @@ std::size_t blocks(std::size_t n, std::size_t size) {
   return (n + size - 1) / size;
 }
 
-std::size_t balanced(std::size_t rows, std::size_t most) {
-  const std::size_t count = blocks(rows, most);
-  return rows <= most ? rows : simd::round_up(blocks(rows, count), row_unit);
+/// Rows of a block, at most `most`: blocks of one length, as many for each thread where there are
+/// enough of them.
+std::size_t balanced(std::size_t rows, std::size_t most, std::size_t threads) {
+  std::size_t count = blocks(rows, most);
+  if (count > threads) count = blocks(count, threads) * threads;
+  return rows == 0 ? 0 : blocks(rows, count);
 }
 
 }  // namespace
@@ -157,7 +158,7 @@ void Model::Pass::add_queries(Extent& extent, std::size_t segment, std::size_t f
 Model::Pass::Grid Model::Pass::grid(std::size_t rows, std::size_t outputs, std::size_t unit) const {
   Grid grid;
   if (rows == 0) return grid;
-  const std::size_t block = balanced(rows, most_block_rows);
+  const std::size_t block = balanced(rows, most_block_rows, team_.threads());
   grid.row_blocks = blocks(rows, block);
   const std::size_t threads = team_.threads();
   const std::size_t wanted = threads == 1 ? 1 : blocks(threads * items_per_thread, grid.row_blocks);
@@ -169,7 +170,7 @@ Model::Pass::Grid Model::Pass::grid(std::size_t rows, std::size_t outputs, std::
 }
 
 void Model::Pass::plan_logits() {
-  wanted_block_rows_ = balanced(wanted_.size(), most_block_rows);
+  wanted_block_rows_ = balanced(wanted_.size(), most_block_rows, team_.threads());
   logits_grid_ = grid(wanted_.size(), config_.vocab, simd::lanes);
   if (logits_grid_.width > most_logits_width) {
     logits_grid_.width = most_logits_width;
@@ -179,7 +180,7 @@ void Model::Pass::plan_logits() {
 
 void Model::Pass::plan(Extent& extent, std::size_t rows) {
   extent.rows = rows;
-  extent.block_rows = balanced(rows, most_block_rows);
+  extent.block_rows = balanced(rows, most_block_rows, team_.threads());
   extent.up = grid(rows, config_.intermediate, simd::lanes);
   extent.out = grid(rows, config_.hidden, simd::lanes);
 }

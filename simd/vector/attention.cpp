@@ -123,11 +123,7 @@ void tile_of_queries(const Attention& a, std::size_t first, std::size_t rows) no
                          nullptr};
     for (std::size_t start = 0; start < a.head_dim; start += dot_block) {
       const std::size_t left = a.head_dim - start;
-      TileStep step{packed + start * rows,
-                    left < dot_block ? left : dot_block,
-                    totals,
-                    panels * lanes,
-                    start == 0,
+      TileStep step{packed + start * rows, left < dot_block ? left : dot_block, totals, start == 0,
                     left <= dot_block};
       step.ahead = keys_from(a, n + tile_panels * lanes).data + start * lanes;
       step.ahead_step = lanes * sizeof(float);
@@ -145,16 +141,11 @@ void tile_of_queries(const Attention& a, std::size_t first, std::size_t rows) no
   }
 
   float* output = a.output + first * a.output_stride;
-  const std::size_t totals_stride = round_up(a.head_dim, lanes);
   for (std::size_t start = 0; start < end; start += dot_block) {
     const std::size_t left = end - start;
     each_group<tile_panels>(a.head_dim, [&](std::size_t n, std::size_t panels) {
-      TileStep step{scores + start * rows,
-                    left < dot_block ? left : dot_block,
-                    totals + n,
-                    totals_stride,
-                    start == 0,
-                    left <= dot_block};
+      TileStep step{scores + start * rows, left < dot_block ? left : dot_block, totals + n * rows,
+                    start == 0, left <= dot_block};
       step.ahead = values_from(a, start + dot_block, n).data;
       step.ahead_step = a.value_stride * sizeof(float);
       const Destination to{output + n, a.output_stride, a.head_dim - n, nullptr};

@@ -70,8 +70,7 @@ void visit_tiles(const Product& p, std::size_t rows, std::size_t start, const fl
   packed += start * rows;
   for (std::size_t t = 0; t < tiles; ++t) {
     const std::size_t height = base + (t < longer ? 1 : 0);
-    TileStep step{packed,     count,         totals,          panels * lanes,
-                  start == 0, count == left, rows * dot_block};
+    TileStep step{packed, count, totals, start == 0, count == left, rows * dot_block};
     packed += height * dot_block;
     if (t < panels) {
       step.ahead = next.data + t * next.panel;

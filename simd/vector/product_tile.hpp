@@ -111,8 +111,7 @@ inline void finish(const float* totals, std::size_t totals_stride, std::size_t r
 struct TileStep {
   const float* input;  ///< [blocks][rows][dot_block]
   std::size_t count;   ///< steps of depth, at least 1; only the last block may be short
-  float* totals;       ///< [rows][totals_stride], the sums of the blocks so far
-  std::size_t totals_stride;
+  float* totals;       ///< [rows][panels][lanes], the sums of the blocks so far
   bool first;
   bool last;
   std::size_t input_block = 0;  ///< floats from one block of the input to the next
@@ -127,8 +126,7 @@ void tile_step(const TileStep& step, const WeightView<Weight>& weights,
   constexpr std::size_t size = Native32::size;
   // Copies: the stores below could be stores to what these references refer to.
   float* const totals = step.totals;
-  const std::size_t totals_stride = step.totals_stride;
-  const auto total = [&](auto r, auto i) { return totals + r * totals_stride + i * size; };
+  const auto total = [&](auto r, auto i) { return totals + (r * panels * parts32 + i) * size; };
   const float* input = step.input;
   const std::size_t input_block = step.input_block;
   const std::size_t ahead_step = step.ahead_step;
@@ -180,7 +178,7 @@ void tile_step(const TileStep& step, const WeightView<Weight>& weights,
     return;
   }
   each_sum(sums, [&](auto r, auto i, auto& sum) { Native32(sum).store_unaligned(total(r, i)); });
-  if (last) finish(totals, totals_stride, rows, to);
+  if (last) finish(totals, panels * lanes, rows, to);
 }
 
 template <class Weight>
