@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "simd/kernels.hpp"
+#include "simd/vector/bits.hpp"
 #include "simd/vector/coefficients.hpp"
 #include "simd/vector/lanes.hpp"
 
