@@ -342,7 +342,8 @@ void Model::Pass::run(bool more) {
   }
   // The logits are the last phase.
   const bool later = more && !shown_ && !wanted_.empty() && wanted_.size() < most_block_rows;
-  team_.run(std::span(phases_).first(phases_.size() - (later ? 1 : 0)), this);
+  if (later) phases_.back().items = 0;
+  team_.run(phases_, this);
   if (later) defer();
 }
 

@@ -131,8 +131,6 @@ private:
                    std::size_t participant) noexcept;
   static void cut_item(void* context, std::uint32_t phase, std::uint32_t item,
                        std::size_t participant) noexcept;
-  static void logits_item(void* context, std::uint32_t phase, std::uint32_t item,
-                          std::size_t participant) noexcept;
   void plan();
   void plan_logits();
   void plan(Extent& extent, std::size_t rows);

@@ -53,7 +53,7 @@ void Model::Pass::logits(Scratch& scratch, std::size_t item) {
     if (!flushing_ && !kernels_.all_finite(row, width)) {
       fail(wanted[i].row, config_.layers, Operation::logits);
     }
-    if (shown_) {
+    if (shown_ && !flushing_) {
       if (first == 0) {
         show({Tensor::final_layer_norm}, wanted[i].row, 1, 0, hidden, normed + i * hidden, hidden);
       }
@@ -63,16 +63,12 @@ void Model::Pass::logits(Scratch& scratch, std::size_t item) {
   }
 }
 
-void Model::Pass::logits_item(void* context, std::uint32_t, std::uint32_t item,
-                              std::size_t participant) noexcept {
-  auto& pass = *static_cast<Pass*>(context);
-  pass.logits(pass.scratch_[participant], item);
-}
-
 void Model::Pass::run_logits() {
   plan_logits();
-  const Phase phase{static_cast<std::uint32_t>(logits_grid_.items()), logits_item};
-  team_.run({&phase, 1}, this);
+  // A region of as many phases as a pass has, so that its time is counted as one's logits.
+  for (Phase& phase : phases_) phase.items = 0;
+  phases_.back().items = static_cast<std::uint32_t>(logits_grid_.items());
+  team_.run(phases_, this);
 }
 
 /// No partial sum of a dot is larger than the sum of its products' magnitudes, but for its rounding.
@@ -80,6 +76,8 @@ bool Model::Pass::cannot_overflow(const float* normed, std::size_t rows) {
   if (!largest_weight_) largest_weight_ = largest_magnitude(weights_.embed_out);
   float largest = 0.0f;
   for (std::size_t i = 0; i < rows * config_.hidden; ++i) {
+    // With eps 0, a row of equal values has a finite sum and is NaN.
+    if (!std::isfinite(normed[i])) return false;
     largest = std::max(largest, std::fabs(normed[i]));
   }
   const double most = static_cast<double>(config_.hidden) * static_cast<double>(largest) *

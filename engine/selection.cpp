@@ -14,8 +14,9 @@
 namespace neoxref::engine {
 namespace {
 
-/// Maps floats to integers that order as they do, -0 below +0.
+/// Maps floats to integers that order as they do, -0 below +0, and every NaN to the lowest.
 std::uint32_t ordered(float x) {
+  if (x != x) return 0;
   const auto bits = std::bit_cast<std::uint32_t>(x);
   return (bits & 0x80000000u) != 0 ? ~bits : bits | 0x80000000u;
 }

@@ -34,7 +34,7 @@ void score_layer(const OwnScore& own, const KvCache& cache, std::size_t layer, s
 
 /// The slots to keep, ascending: the first `sinks` and the last `recent`, then those of the highest
 /// score among the others, ties to the lower slot, `keep` in all.
-/// scores [slots], none is NaN; ranking, kept: room for `slots`. sinks + recent <= keep <= slots,
+/// scores [slots], NaN below all others; ranking, kept: room for `slots`. sinks + recent <= keep <= slots,
 /// or keep = slots.
 void select_highest(const float* scores, std::size_t slots, std::size_t keep, std::size_t sinks,
                     std::size_t recent, std::uint64_t* ranking, std::uint32_t* kept);

@@ -46,7 +46,7 @@ std::size_t first_of(std::span<const float> values, float value) {
     for (std::size_t l = 0; l < steps; ++l) found |= values[i + l] == value ? 1u : 0u;
     if (found != 0) break;
   }
-  while (values[i] != value) ++i;
+  while (i + 1 < values.size() && values[i] != value) ++i;
   return i;
 }
 

@@ -3,7 +3,10 @@
 // values the last layer takes those rows only, and where a press makes short passes they wait.
 #define BOOST_TEST_MODULE logit_rows
 #include <algorithm>
+#include <atomic>
 #include <boost/test/unit_test.hpp>
+#include <fstream>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <vector>
@@ -157,6 +160,69 @@ BOOST_AUTO_TEST_CASE(rows_that_wait_are_the_same) {
         }
       }
     }
+  }
+}
+
+BOOST_AUTO_TEST_CASE(rows_that_wait_are_shown_to_nobody_else) {
+  // The rows of the first sequence wait while a pass runs in which somebody watches another.
+  struct Watcher : engine::TensorWatcher {
+    mutable std::atomic<std::size_t> last{0};
+    bool wants(const engine::TensorId&) const noexcept override { return true; }
+    void see(const engine::TensorId&, std::size_t first_token, std::size_t rows, std::size_t,
+             std::size_t, const float*, std::size_t) noexcept override {
+      std::size_t seen = last.load();
+      while (seen < first_token + rows && !last.compare_exchange_weak(seen, first_token + rows)) {
+      }
+    }
+  } watcher;
+  const tests::TemporaryFolder folder;
+  Shape shape;
+  shape.max_positions = 1024;
+  tests::write_checkpoint(folder.path(), shape);
+  Model model = Model::load(folder.path(), {"", engine::Backend::tbb, 2});
+  const auto tokens = tests::random_tokens(505, shape.vocab, 9);
+  const std::span<const std::int32_t> some(tokens.data(), 10);
+  Sequence single = model.sequence(10);
+  const std::vector<float> expected = one_by_one(model, single, {some.begin(), some.end()});
+  Sequence a = model.sequence(10);
+  Sequence b = model.sequence(505);
+  Sequence c = model.sequence(4);
+  c.tensors = &watcher;
+  std::vector<float> logits(10 * shape.vocab);
+  std::vector<float> others(4 * shape.vocab);
+  std::vector<Step> steps = {{&a, some, LogitRows::all, logits.data()},
+                             {&b, tokens, LogitRows::none, nullptr},
+                             {&c, some.first(4), LogitRows::all, others.data()}};
+  BOOST_REQUIRE(model.forward(steps));
+  BOOST_CHECK_EQUAL(watcher.last.load(), 4u);
+  for (std::size_t row = 0; row < 10; ++row) {
+    check_row(expected, row, logits.data() + row * shape.vocab, shape.vocab, "waited");
+  }
+}
+
+BOOST_AUTO_TEST_CASE(rows_that_are_not_numbers_do_not_wait) {
+  // With eps 0, a last output that is the same in all channels has a finite sum and no direction.
+  const tests::TemporaryFolder folder;
+  const Shape shape;
+  tests::write_checkpoint(folder.path(), shape,
+                          [&](const std::string& name, std::vector<float>& values) {
+                            if (name == "gpt_neox.layers.1.mlp.dense_4h_to_h.bias") {
+                              std::fill(values.begin(), values.end(), 0x1p100f);
+                            }
+                          });
+  std::ifstream in(folder.path() / "config.json");
+  auto config = nlohmann::json::parse(in);
+  config["layer_norm_eps"] = 0.0;
+  std::ofstream(folder.path() / "config.json") << config;
+  Model model = Model::load(folder.path(), {"", engine::Backend::tbb, 2});
+  const auto tokens = tests::random_tokens(80, shape.vocab, 8);
+  for (const std::size_t chunk : {std::size_t{1}, tokens.size()}) {
+    Sequence sequence = model.sequence(21, often(20));
+    std::vector<float> logits(tokens.size() * shape.vocab);
+    Step step{&sequence, std::span(tokens).first(chunk), LogitRows::all, logits.data()};
+    BOOST_CHECK(!model.forward({&step, 1}));
+    BOOST_REQUIRE(step.failure);
+    BOOST_CHECK_EQUAL(engine::describe(*step.failure), "token 0: logits is not finite");
   }
 }
 

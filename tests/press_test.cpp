@@ -16,6 +16,18 @@
 using namespace neoxref;
 using engine::KeepRatio;
 
+BOOST_AUTO_TEST_CASE(a_score_that_is_nan_ranks_lowest) {
+  // Its sign is the machine's.
+  constexpr float nan = std::numeric_limits<float>::quiet_NaN();
+  constexpr float infinite = std::numeric_limits<float>::infinity();
+  const std::vector<float> scores = {nan, -infinite, -nan, 1.0f, infinite, -nan};
+  std::vector<std::uint64_t> ranking(scores.size());
+  std::vector<std::uint32_t> kept(scores.size());
+  engine::select_highest(scores.data(), scores.size(), 4, 0, 0, ranking.data(), kept.data());
+  kept.resize(4);
+  BOOST_CHECK((kept == std::vector<std::uint32_t>{0, 1, 3, 4}));
+}
+
 BOOST_AUTO_TEST_CASE(keep_ratio_is_an_exact_fraction) {
   // For every permille and length: the least n with n * 1000 >= length * permille.
   for (std::size_t permille = 1; permille <= 1000; ++permille) {
