@@ -29,7 +29,7 @@ import subprocess
 import sys
 
 BASE = {"layers": 6, "hidden": 512, "heads": 8, "vocab": 50304}
-CONTEXTS = (1, 64, 128, 256, 512, 1024, 1536, 2000)
+CONTEXTS = (1, 32, 128, 512, 1024, 2000)
 BATCHES = (1, 2, 4, 8, 16, 32, 64)
 WIDTHS = (128, 256, 512, 1024, 2048, 4096)
 DEPTHS = (1, 2, 4, 8, 16, 24)
@@ -99,11 +99,18 @@ def synth(build, out, shape):
 def measure(options):
     """Points of all curves: what was asked, seconds of one unit of work, limits of that run."""
     points = []
+    most_flops = {}
 
     def curve(name, shape, threads, prompts, contexts, batches, x):
         model = synth(options.build, options.out, shape)
-        document, flops, reads = bench(options.build, model, threads, options.repeat, prompts,
-                                       contexts, batches)
+        for _ in range(3):
+            document, flops, reads = bench(options.build, model, threads, options.repeat, prompts,
+                                           contexts, batches)
+            for count in threads:
+                most_flops[count] = max(most_flops.get(count, 0.0), flops[count])
+            # A run that did not have its cores: two threads on one, or a busy host.
+            if all(flops[count] > 0.75 * most_flops[count] for count in threads):
+                break
         for row in document["rows"]:
             kind, batch = row["kind"], row["batch"]
             # Behind the context, half of the new tokens lie before a new token on the mean.
@@ -206,7 +213,8 @@ def draw(points, fit, path):
               "background '#ffffff'", f"set output '{path}'",
               f"set multiplot layout {rows},{columns} title 'milliseconds of a token (points: "
               "measured; lines: model)'", "set logscale xy", "set grid", "set border 3",
-              "set xtics nomirror", "set ytics nomirror", "unset key"]
+              "set xtics nomirror", "set ytics nomirror", "set xrange [*:*] noextend",
+              "set offsets graph 0.05, graph 0.05, 0, 0", "unset key"]
     for number, (name, kind, batch) in enumerate(panels):
         here = sorted((p for p in points if (p["curve"], p["kind"]) == (name, kind) and
                        batch in (None, p["batch"])), key=lambda p: p["x"])
