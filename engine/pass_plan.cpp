@@ -25,14 +25,6 @@ std::size_t blocks(std::size_t n, std::size_t size) {
   return (n + size - 1) / size;
 }
 
-/// Rows of a block, at most `most`: blocks of one length, as many for each thread where there are
-/// enough of them.
-std::size_t balanced(std::size_t rows, std::size_t most, std::size_t threads) {
-  std::size_t count = blocks(rows, most);
-  if (count > threads) count = blocks(count, threads) * threads;
-  return rows == 0 ? 0 : blocks(rows, count);
-}
-
 }  // namespace
 
 Model::Pass::Pass(const Config& config, const Weights& weights, const simd::Kernels& kernels,
@@ -155,10 +147,17 @@ void Model::Pass::add_queries(Extent& extent, std::size_t segment, std::size_t f
   }
 }
 
+std::size_t Model::Pass::block_rows(std::size_t rows) const {
+  if (rows == 0) return 0;
+  std::size_t count = blocks(rows, most_block_rows);
+  if (count > team_.threads()) count = blocks(count, team_.threads()) * team_.threads();
+  return blocks(rows, count);
+}
+
 Model::Pass::Grid Model::Pass::grid(std::size_t rows, std::size_t outputs, std::size_t unit) const {
   Grid grid;
   if (rows == 0) return grid;
-  const std::size_t block = balanced(rows, most_block_rows, team_.threads());
+  const std::size_t block = block_rows(rows);
   grid.row_blocks = blocks(rows, block);
   const std::size_t threads = team_.threads();
   const std::size_t wanted = threads == 1 ? 1 : blocks(threads * items_per_thread, grid.row_blocks);
@@ -170,7 +169,7 @@ Model::Pass::Grid Model::Pass::grid(std::size_t rows, std::size_t outputs, std::
 }
 
 void Model::Pass::plan_logits() {
-  wanted_block_rows_ = balanced(wanted_.size(), most_block_rows, team_.threads());
+  wanted_block_rows_ = block_rows(wanted_.size());
   logits_grid_ = grid(wanted_.size(), config_.vocab, simd::lanes);
   if (logits_grid_.width > most_logits_width) {
     logits_grid_.width = most_logits_width;
@@ -180,7 +179,7 @@ void Model::Pass::plan_logits() {
 
 void Model::Pass::plan(Extent& extent, std::size_t rows) {
   extent.rows = rows;
-  extent.block_rows = balanced(rows, most_block_rows, team_.threads());
+  extent.block_rows = block_rows(rows);
   extent.up = grid(rows, config_.intermediate, simd::lanes);
   extent.out = grid(rows, config_.hidden, simd::lanes);
 }

@@ -234,49 +234,28 @@ NEOXREF_INLINE f32x16 larger(const f32x16& candidate, const f32x16& best) {
   return v;
 }
 
-/// a < b ? b : a and a > b ? b : a; a NaN stays, b must not be NaN.
-NEOXREF_INLINE f32x16 at_least(const f32x16& a, float b) {
-  f32x16 v;
-  const Native32 bound(b);
-  repeat<parts32>([&](auto i) NEOXREF_INLINED {
 #if defined(__AVX512F__)
-    v.part[i] = _mm512_max_ps(bound, a.part[i]);
+#define NEOXREF_OF_THREE(wide, narrow, neon) wide
 #elif defined(__AVX2__)
-    v.part[i] = _mm256_max_ps(bound, a.part[i]);
+#define NEOXREF_OF_THREE(wide, narrow, neon) narrow
 #else
-    v.part[i] = vmaxq_f32(bound, a.part[i]);
+#define NEOXREF_OF_THREE(wide, narrow, neon) neon
 #endif
-  });
-  return v;
-}
-NEOXREF_INLINE f32x16 at_most(const f32x16& a, float b) {
-  f32x16 v;
-  const Native32 bound(b);
-  repeat<parts32>([&](auto i) NEOXREF_INLINED {
-#if defined(__AVX512F__)
-    v.part[i] = _mm512_min_ps(bound, a.part[i]);
-#elif defined(__AVX2__)
-    v.part[i] = _mm256_min_ps(bound, a.part[i]);
-#else
-    v.part[i] = vminq_f32(bound, a.part[i]);
-#endif
-  });
-  return v;
-}
-NEOXREF_INLINE f64x16 at_most(const f64x16& a, double b) {
-  f64x16 v;
-  const Native64 bound(b);
-  repeat<parts64>([&](auto i) NEOXREF_INLINED {
-#if defined(__AVX512F__)
-    v.part[i] = _mm512_min_pd(bound, a.part[i]);
-#elif defined(__AVX2__)
-    v.part[i] = _mm256_min_pd(bound, a.part[i]);
-#else
-    v.part[i] = vminq_f64(bound, a.part[i]);
-#endif
-  });
-  return v;
-}
+/// at_least: a < b ? b : a, at_most: a > b ? b : a; a NaN stays, b must not be NaN.
+#define NEOXREF_BOUND(name, type, element, native, parts, wide, narrow, neon) \
+  NEOXREF_INLINE type name(const type& a, element b) {                        \
+    type v;                                                                   \
+    const native bound(b);                                                    \
+    repeat<parts>([&](auto i) NEOXREF_INLINED {                               \
+      v.part[i] = NEOXREF_OF_THREE(wide, narrow, neon)(bound, a.part[i]);     \
+    });                                                                       \
+    return v;                                                                 \
+  }
+NEOXREF_BOUND(at_least, f32x16, float, Native32, parts32, _mm512_max_ps, _mm256_max_ps, vmaxq_f32)
+NEOXREF_BOUND(at_most, f32x16, float, Native32, parts32, _mm512_min_ps, _mm256_min_ps, vminq_f32)
+NEOXREF_BOUND(at_most, f64x16, double, Native64, parts64, _mm512_min_pd, _mm256_min_pd, vminq_f64)
+#undef NEOXREF_BOUND
+#undef NEOXREF_OF_THREE
 
 NEOXREF_INLINE Native32 fma_native(const Native32& a, const Native32& b, const Native32& c) {
 #if defined(__AVX512F__)

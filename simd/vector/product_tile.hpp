@@ -131,7 +131,7 @@ void tile_step(const TileStep& step, const WeightView<Weight>& weights,
   const std::size_t input_block = step.input_block;
   const std::size_t ahead_step = step.ahead_step;
   const std::size_t ahead_block = step.ahead_block;
-  auto ahead = reinterpret_cast<std::uintptr_t>(step.ahead == nullptr ? input : step.ahead);
+  auto ahead = reinterpret_cast<std::uintptr_t>(step.ahead);
   WeightView<Weight> block = weights;
   std::size_t left = step.count;
   bool first = step.first;
