@@ -172,8 +172,10 @@ void Model::Pass::plan_logits() {
   wanted_block_rows_ = block_rows(wanted_.size());
   logits_grid_ = grid(wanted_.size(), config_.vocab, simd::lanes);
   if (logits_grid_.width > most_logits_width) {
-    logits_grid_.width = most_logits_width;
-    logits_grid_.groups = blocks(config_.vocab, most_logits_width);
+    const std::size_t groups =
+        simd::round_up(blocks(config_.vocab, most_logits_width), team_.threads());
+    logits_grid_.width = simd::round_up(blocks(config_.vocab, groups), simd::lanes);
+    logits_grid_.groups = blocks(config_.vocab, logits_grid_.width);
   }
 }
 

@@ -117,6 +117,24 @@ void group(const Product& p, std::size_t row, std::size_t rows, std::size_t n, c
   }
 }
 
+/// Steps of depth that a tall tile's weights are fetched before their use.
+constexpr std::size_t tall_ahead = 128;
+
+/// All rows as one tile of one panel, all of depth at once: each weight is read and widened once, in
+/// the order of memory, on its way into a register.
+template <class Weight>
+void tall_tile(const Product& p, std::size_t row, std::size_t rows, const float* packed,
+               float* totals) noexcept {
+  for (std::size_t n = 0; n < p.outputs; n += lanes) {
+    const WeightView<Weight> weights = view<Weight>(p.weights, n);
+    TileStep step{packed, p.depth, totals, true, true, rows * dot_block};
+    step.ahead = weights.data + tall_ahead * weights.step;
+    step.ahead_step = weights.step * sizeof(Weight);
+    step.ahead_block = dot_block * step.ahead_step;
+    tile_functions<1, Weight>[rows - 1](step, weights, destination(p, row, n));
+  }
+}
+
 template <class Weight>
 void many_rows(const Product& p) noexcept {
   const std::size_t most = chunk_rows(p.rows, p.depth);
@@ -126,6 +144,10 @@ void many_rows(const Product& p) noexcept {
   for (std::size_t row = 0; row < p.rows; row += most) {
     const std::size_t rows = p.rows - row < most ? p.rows - row : most;
     pack(p.input + row * p.input_stride, p.input_stride, rows, p.depth, packed);
+    if (!std::is_same_v<Weight, float> && rows > tile_rows && rows <= tall_tile_rows) {
+      tall_tile<Weight>(p, row, rows, packed, totals);
+      continue;
+    }
     std::size_t n = 0;
     for (; n + (tile_panels - 1) * lanes < p.outputs; n += tile_panels * lanes) {
       group<tile_panels, Weight>(p, row, rows, n, packed, totals, widened);

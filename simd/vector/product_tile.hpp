@@ -15,10 +15,12 @@ namespace {
 #if defined(__AVX512F__)
 inline constexpr std::size_t tile_rows = 12;
 inline constexpr std::size_t tile_panels = 2;
+inline constexpr std::size_t tall_tile_rows = 24;  ///< of one panel
 #else
 // Two (AVX2) or four (NEON) registers a panel: 12 of 16, or 24 of 32, hold sums.
 inline constexpr std::size_t tile_rows = 6;
 inline constexpr std::size_t tile_panels = 1;
+inline constexpr std::size_t tall_tile_rows = tile_rows;
 #endif
 
 /// The type of a packed weight that is not binary32 is a bit pattern that `load` widens.
@@ -192,8 +194,8 @@ constexpr auto tiles_of(std::index_sequence<row...>) {
 
 /// tile_functions<panels, Weight>[rows - 1]
 template <std::size_t panels, class Weight>
-inline constexpr auto tile_functions =
-    tiles_of<panels, Weight>(std::make_index_sequence<tile_rows>{});
+inline constexpr auto tile_functions = tiles_of<panels, Weight>(
+    std::make_index_sequence<panels == tile_panels ? tile_rows : tall_tile_rows>{});
 
 /// Rows of input that the streaming kernel takes at a time, and panels.
 inline constexpr std::size_t stream_rows = 4;
