@@ -149,6 +149,7 @@ void Model::Pass::add_queries(Extent& extent, std::size_t segment, std::size_t f
 
 std::size_t Model::Pass::block_rows(std::size_t rows) const {
   if (rows == 0) return 0;
+  if (team_.threads() == 1) return std::min(rows, most_block_rows);
   std::size_t count = blocks(rows, most_block_rows);
   if (count > team_.threads()) count = blocks(count, team_.threads()) * team_.threads();
   return blocks(rows, count);

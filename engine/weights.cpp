@@ -51,7 +51,7 @@ struct Packing {
 constexpr std::size_t tile = 256;
 /// Bytes of the file that one item reads. Its pages are let go when it is done, all but those that it
 /// shares with its neighbours.
-constexpr std::size_t item_bytes = std::size_t{1} << 18;
+constexpr std::size_t item_bytes = std::size_t{1} << 20;
 
 std::size_t source_row(const Linear& target, std::size_t panel) {
   const std::size_t first = panel * simd::lanes;
@@ -63,27 +63,55 @@ std::size_t rows_in(const Linear& target, std::size_t panel) {
   return std::min(simd::lanes, target.group_outputs - panel * simd::lanes % target.group_stride());
 }
 
+/// [16 rows][tile], as a run of the file has them.
+template <class Element>
+using Rows = Element[simd::lanes][tile];
+/// [words of a column][tile]
+using Columns = std::uint64_t[8][tile];
+
+/// words[r][k] = rows[2 r][k] below rows[2 r + 1][k]. Compilers make vectors of this; of copying
+/// element by element to where a panel wants them they do not.
+template <class Element, class Word>
+void interleave(const Element (*rows)[tile], Word (*words)[tile], std::size_t count,
+                std::size_t columns) {
+  constexpr int width = 8 * sizeof(Element);
+  for (std::size_t r = 0; r < count; ++r) {
+    for (std::size_t k = 0; k < columns; ++k) {
+      words[r][k] =
+          static_cast<Word>(rows[2 * r][k]) | static_cast<Word>(rows[2 * r + 1][k]) << width;
+    }
+  }
+}
+
+std::size_t interleave(const Rows<std::uint32_t>& rows, Columns& words, std::size_t columns) {
+  interleave(rows, words, 8, columns);
+  return 8;
+}
+
+std::size_t interleave(const Rows<std::uint16_t>& rows, Columns& words, std::size_t columns) {
+  std::uint32_t pairs[8][tile];
+  interleave(rows, pairs, 8, columns);
+  interleave(pairs, words, 4, columns);
+  return 4;
+}
+
 template <class Element>
 void pack_panel(const TensorView& source, Linear& target, std::size_t panel) {
   const std::size_t depth = target.inputs;
   const std::size_t rows = rows_in(target, panel);
   const std::byte* from = source.bytes.data() + source_row(target, panel) * depth * sizeof(Element);
-  auto* to = reinterpret_cast<Element*>(target.packed.data()) + panel * simd::lanes * depth;
+  std::byte* to = target.packed.data() + panel * simd::lanes * depth * sizeof(Element);
+  Rows<Element> now = {};
+  Columns words;
   for (std::size_t start = 0; start < depth; start += tile) {
     const std::size_t count = std::min(tile, depth - start);
-    Element rows_now[simd::lanes][tile];
-    for (std::size_t row = 0; row < simd::lanes; ++row) {
-      if (row < rows) {
-        std::memcpy(rows_now[row], from + (row * depth + start) * sizeof(Element),
-                    count * sizeof(Element));
-      } else {
-        std::memset(rows_now[row], 0, count * sizeof(Element));
-      }
+    for (std::size_t row = 0; row < rows; ++row) {
+      std::memcpy(now[row], from + (row * depth + start) * sizeof(Element),
+                  count * sizeof(Element));
     }
+    const std::size_t height = interleave(now, words, count);
     for (std::size_t k = 0; k < count; ++k) {
-      for (std::size_t row = 0; row < simd::lanes; ++row) {
-        to[(start + k) * simd::lanes + row] = rows_now[row][k];
-      }
+      for (std::size_t w = 0; w < height; ++w, to += 8) std::memcpy(to, &words[w][k], 8);
     }
   }
 }

@@ -53,20 +53,22 @@ void few_rows(const Product& p) noexcept {
 constexpr std::size_t visit = 2;
 static_assert(visit * tile_panels * lanes <= max_group_columns);
 
-/// The rows of one chunk against `panels` panels, from `start` for `visit` blocks of depth.
+/// The rows of one chunk against `panels` panels, from `start` for `visit` blocks of depth. The first
+/// tile widens the weights for the others.
 /// Fetched meanwhile: by the first tiles the weights of the visit after this one, a panel each and no
 /// faster, since a core can wait for few lines at once; by the others the input of the tile that
 /// follows.
-template <std::size_t panels, class Weight, class Next>
+template <std::size_t panels, class Weight>
 void visit_tiles(const Product& p, std::size_t rows, std::size_t start, const float* packed,
-                 float* totals, const WeightView<Weight>& weights, const WeightView<Next>& next,
-                 Destination to) noexcept {
+                 float* totals, const WeightView<Weight>& weights, const WeightView<Weight>& next,
+                 float* widened, Destination to) noexcept {
   const std::size_t tiles = (rows + tile_rows - 1) / tile_rows;
   const std::size_t base = rows / tiles;
   const std::size_t longer = rows % tiles;
   const std::size_t left = p.depth - start;
   const std::size_t count = left < visit * dot_block ? left : visit * dot_block;
   const float* const next_visit = count == left ? packed : packed + (start + count) * rows;
+  constexpr std::size_t widened_panel = visit * dot_block * lanes;
   packed += start * rows;
   for (std::size_t t = 0; t < tiles; ++t) {
     const std::size_t height = base + (t < longer ? 1 : 0);
@@ -74,14 +76,22 @@ void visit_tiles(const Product& p, std::size_t rows, std::size_t start, const fl
     packed += height * dot_block;
     if (t < panels) {
       step.ahead = next.data + t * next.panel;
-      step.ahead_step = next.step * sizeof(Next);
+      step.ahead_step = next.step * sizeof(Weight);
       step.ahead_block = dot_block * step.ahead_step;
     } else {
       step.ahead = t + 1 < tiles ? packed : next_visit;
       step.ahead_step = height * sizeof(float);
       step.ahead_block = rows * dot_block * sizeof(float);
     }
-    tile_functions<panels, Weight>[height - 1](step, weights, to);
+    if constexpr (std::is_same_v<Weight, float>) {
+      tile_functions<panels, float>[height - 1](step, weights, to);
+    } else if (t == 0) {
+      step.widened = widened;
+      step.widened_panel = widened_panel;
+      keeping_tile_functions<panels, Weight>[height - 1](step, weights, to);
+    } else {
+      tile_functions<panels, float>[height - 1](step, {widened, lanes, widened_panel}, to);
+    }
     totals += height * panels * lanes;
     to.output += height * p.output_stride;
   }
@@ -99,20 +109,7 @@ void group(const Product& p, std::size_t row, std::size_t rows, std::size_t n, c
     } else if (n + 2 * panels * lanes <= p.outputs) {
       next = view<Weight>(p.weights, n + panels * lanes);
     }
-    if (std::is_same_v<Weight, float> || rows <= tile_rows) {
-      visit_tiles<panels>(p, rows, start, packed, totals, weights, next, to);
-    } else {
-      const std::size_t left = p.depth - start;
-      const std::size_t count = left < visit * dot_block ? left : visit * dot_block;
-      repeat<panels>([&](auto panel) {
-        for (std::size_t k = 0; k < count; ++k) {
-          store(widened + (panel * visit * dot_block + k) * lanes,
-                load(weights.data + panel * weights.panel + k * weights.step));
-        }
-      });
-      const WeightView<float> wide{widened, lanes, visit * dot_block * lanes};
-      visit_tiles<panels>(p, rows, start, packed, totals, wide, next, to);
-    }
+    visit_tiles<panels>(p, rows, start, packed, totals, weights, next, widened, to);
     weights.data += visit * dot_block * weights.step;
   }
 }
@@ -131,7 +128,7 @@ void tall_tile(const Product& p, std::size_t row, std::size_t rows, const float*
     step.ahead = weights.data + tall_ahead * weights.step;
     step.ahead_step = weights.step * sizeof(Weight);
     step.ahead_block = dot_block * step.ahead_step;
-    tile_functions<1, Weight>[rows - 1](step, weights, destination(p, row, n));
+    tall_tile_functions<Weight>[rows - 1](step, weights, destination(p, row, n));
   }
 }
 
@@ -144,7 +141,7 @@ void many_rows(const Product& p) noexcept {
   for (std::size_t row = 0; row < p.rows; row += most) {
     const std::size_t rows = p.rows - row < most ? p.rows - row : most;
     pack(p.input + row * p.input_stride, p.input_stride, rows, p.depth, packed);
-    if (!std::is_same_v<Weight, float> && rows > tile_rows && rows <= tall_tile_rows) {
+    if (!std::is_same_v<Weight, float> && rows <= tall_tile_rows) {
       tall_tile<Weight>(p, row, rows, packed, totals);
       continue;
     }

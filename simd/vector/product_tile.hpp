@@ -39,11 +39,14 @@ struct TileSums {
   Native32::register_type at[rows * width];
 };
 
-/// The sums of one block: `count` steps of fma from +0, ascending. Calls each_step() at every step.
-template <std::size_t rows, std::size_t panels, class Weight, class EachStep>
+inline constexpr auto nothing = [](auto&&...) {};
+
+/// The sums of one block: `count` steps of fma from +0, ascending. Calls each_step() at every step k,
+/// and keep(p, k, weights) for each panel p.
+template <std::size_t rows, std::size_t panels, class Weight, class EachStep, class Keep>
 NEOXREF_INLINE void block_sums(TileSums<rows, panels>& sums, const float* input,
                                std::size_t input_stride, const WeightView<Weight>& weights,
-                               std::size_t count, EachStep&& each_step) {
+                               std::size_t count, EachStep&& each_step, Keep&& keep) {
   constexpr std::size_t width = TileSums<rows, panels>::width;
   repeat<rows * width>([&](auto i) { sums.at[i] = Native32(0.0f); });
   const Weight* w = weights.data;
@@ -52,6 +55,7 @@ NEOXREF_INLINE void block_sums(TileSums<rows, panels>& sums, const float* input,
     Native32::register_type column[width];
     repeat<panels>([&](auto p) {
       const f32x16 panel = load(w + p * weights.panel);
+      keep(p, k, panel);
       repeat<parts32>([&](auto q) { column[p * parts32 + q] = panel.part[q]; });
     });
     w += weights.step;
@@ -119,10 +123,12 @@ struct TileStep {
   std::size_t input_block = 0;  ///< floats from one block of the input to the next
   const void* ahead = nullptr;  ///< memory to fetch meanwhile: so many bytes a step of depth,
   std::size_t ahead_step = 0;
-  std::size_t ahead_block = 0;  ///< and from one block to the next
+  std::size_t ahead_block = 0;    ///< and from one block to the next
+  float* widened = nullptr;       ///< [panels][widened_panel / lanes][lanes], where a tile that keeps
+  std::size_t widened_panel = 0;  ///< its weights puts them
 };
 
-template <std::size_t rows, std::size_t panels, class Weight>
+template <std::size_t rows, std::size_t panels, class Weight, bool keeps>
 void tile_step(const TileStep& step, const WeightView<Weight>& weights,
                const Destination& to) noexcept {
   constexpr std::size_t size = Native32::size;
@@ -134,6 +140,8 @@ void tile_step(const TileStep& step, const WeightView<Weight>& weights,
   const std::size_t ahead_step = step.ahead_step;
   const std::size_t ahead_block = step.ahead_block;
   auto ahead = reinterpret_cast<std::uintptr_t>(step.ahead);
+  float* widened = step.widened;
+  const std::size_t widened_panel = step.widened_panel;
   WeightView<Weight> block = weights;
   std::size_t left = step.count;
   bool first = step.first;
@@ -148,11 +156,17 @@ void tile_step(const TileStep& step, const WeightView<Weight>& weights,
   while (true) {
     const std::size_t count = left < dot_block ? left : dot_block;
     std::uintptr_t line = ahead;
-    block_sums(sums, input, dot_block, block, count, [&] {
-      __builtin_prefetch(reinterpret_cast<const void*>(line));
-      line += ahead_step;
-    });
+    block_sums(
+        sums, input, dot_block, block, count,
+        [&] {
+          __builtin_prefetch(reinterpret_cast<const void*>(line));
+          line += ahead_step;
+        },
+        [&](auto p, std::size_t k, const f32x16& panel) NEOXREF_INLINED {
+          if constexpr (keeps) store(widened + p * widened_panel + k * lanes, panel);
+        });
     ahead += ahead_block;
+    widened += dot_block * lanes;
     if (first) {
       each_sum(sums, [&](auto, auto, auto& sum) { sum = Native32(0.0f) + Native32(sum); });
     } else {
@@ -187,15 +201,26 @@ template <class Weight>
 using TileFunction = void (*)(const TileStep&, const WeightView<Weight>&,
                               const Destination&) noexcept;
 
-template <std::size_t panels, class Weight, std::size_t... row>
+template <std::size_t panels, class Weight, bool keeps, std::size_t... row>
 constexpr auto tiles_of(std::index_sequence<row...>) {
-  return std::array<TileFunction<Weight>, sizeof...(row)>{&tile_step<row + 1, panels, Weight>...};
+  return std::array<TileFunction<Weight>, sizeof...(row)>{
+      &tile_step<row + 1, panels, Weight, keeps>...};
 }
 
 /// tile_functions<panels, Weight>[rows - 1]
 template <std::size_t panels, class Weight>
-inline constexpr auto tile_functions = tiles_of<panels, Weight>(
-    std::make_index_sequence<panels == tile_panels ? tile_rows : tall_tile_rows>{});
+inline constexpr auto tile_functions =
+    tiles_of<panels, Weight, false>(std::make_index_sequence<tile_rows>{});
+
+/// The same for tiles that leave their weights, widened, to those that follow.
+template <std::size_t panels, class Weight>
+inline constexpr auto keeping_tile_functions =
+    tiles_of<panels, Weight, true>(std::make_index_sequence<tile_rows>{});
+
+/// Tiles of one panel, of up to tall_tile_rows.
+template <class Weight>
+inline constexpr auto tall_tile_functions =
+    tiles_of<1, Weight, false>(std::make_index_sequence<tall_tile_rows>{});
 
 /// Rows of input that the streaming kernel takes at a time, and panels.
 inline constexpr std::size_t stream_rows = 4;
@@ -213,7 +238,7 @@ void stream(const float* input, std::size_t input_stride, std::size_t depth,
     const WeightView<Weight> block{weights.data + start * weights.step, weights.step,
                                    weights.panel};
     TileSums<rows, panels> sums;
-    block_sums(sums, input + start, input_stride, block, count, [] {});
+    block_sums(sums, input + start, input_stride, block, count, nothing, nothing);
     repeat<rows * TileSums<rows, panels>::width>(
         [&](auto i) { totals.at[i] = Native32(totals.at[i]) + Native32(sums.at[i]); });
   }
