@@ -27,7 +27,7 @@ Model& Model::operator=(Model&&) noexcept = default;
 Model::~Model() = default;
 
 void Model::choose(const RunOptions& options) {
-  kernels_ = &simd::kernels(options.isa);
+  kernels_ = options.kernels != nullptr ? options.kernels : &simd::kernels(options.isa);
   const std::size_t threads = options.threads == 0 ? available_threads() : options.threads;
   team_ = Team::create(options.backend, threads);
 }

@@ -50,6 +50,8 @@ struct RunOptions {
   std::string isa;  ///< empty: NEOXREF_ISA or the best of this CPU
   Backend backend = built_backends().front();
   std::size_t threads = 0;  ///< 0: all that this process may use
+  /// Instead of a table of `isa`, for measurements; must outlive the model. The bits are theirs.
+  const simd::Kernels* kernels = nullptr;
 };
 
 /// A loaded model. One forward call at a time; sequences belong to the caller.

@@ -77,8 +77,9 @@ void interleave(const Element (*rows)[tile], Word (*words)[tile], std::size_t co
   constexpr int width = 8 * sizeof(Element);
   for (std::size_t r = 0; r < count; ++r) {
     for (std::size_t k = 0; k < columns; ++k) {
-      words[r][k] =
-          static_cast<Word>(rows[2 * r][k]) | static_cast<Word>(rows[2 * r + 1][k]) << width;
+      const Word low = rows[2 * r][k];
+      const Word high = rows[2 * r + 1][k];
+      words[r][k] = low | high << width;
     }
   }
 }

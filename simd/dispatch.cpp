@@ -124,7 +124,7 @@ std::string names(std::span<const Isa> isas) {
 }  // namespace
 
 std::size_t product_scratch(std::size_t rows, std::size_t depth) {
-  const std::size_t chunk = chunk_rows(rows, depth);
+  const std::size_t chunk = most_chunk_rows(rows, depth);
   return packed_size(chunk, depth) + totals_size(chunk) + widened_size;
 }
 

@@ -2,6 +2,7 @@
 #include <limits>
 
 #include "simd/vector/declare.hpp"
+#include "simd/vector/freed.hpp"
 #include "simd/vector/functions.hpp"
 #include "simd/vector/product_tile.hpp"
 #include "simd/vector/scratch.hpp"
@@ -38,12 +39,12 @@ f32x16 largest(const ScoreRow& row, std::size_t slots, const f32x16& scale) {
 float softmax(const ScoreRow& row, std::size_t slots, std::size_t end, float factor) noexcept {
   const f32x16 scale = broadcast(factor);
   const f32x16 max = largest(row, slots, scale);
-  f64x16 sum = broadcast(0.0);
+  SumLanes sum = no_sum();
   for (std::size_t j = 0; j < slots; j += lanes) {
     f32x16 e = exp(load(row.at(j)) * scale - max);
     if (slots - j < lanes) e = select(first_lanes(slots - j), e, zero());
     store(row.at(j), e);
-    sum = sum + to_f64(e);
+    sum = sum + to_sum(e);
   }
   for (std::size_t j = round_up(slots, lanes); j < end; j += lanes) store(row.at(j), zero());
   return static_cast<float>(fold(sum));
@@ -109,6 +110,9 @@ void run_tile(std::size_t rows, std::size_t panels, const TileStep& step,
   }
 }
 
+/// Slots whose values a tile takes before the next columns have their turn.
+constexpr std::size_t slots_at_once = (freed ? 4 : 1) * dot_block;
+
 /// `rows` queries from `first` on, together.
 void tile_of_queries(const Attention& a, std::size_t first, std::size_t rows) noexcept {
   const std::size_t end = a.first_slots + first + rows - 1;
@@ -141,13 +145,15 @@ void tile_of_queries(const Attention& a, std::size_t first, std::size_t rows) no
   }
 
   float* output = a.output + first * a.output_stride;
-  for (std::size_t start = 0; start < end; start += dot_block) {
+  for (std::size_t start = 0; start < end; start += slots_at_once) {
     const std::size_t left = end - start;
     each_group<tile_panels>(a.head_dim, [&](std::size_t n, std::size_t panels) {
-      TileStep step{scores + start * rows, left < dot_block ? left : dot_block, totals + n * rows,
-                    start == 0, left <= dot_block};
-      step.ahead = values_from(a, start + dot_block, n).data;
+      TileStep step{scores + start * rows, left < slots_at_once ? left : slots_at_once,
+                    totals + n * rows,     start == 0,
+                    left <= slots_at_once, piece};
+      step.ahead = values_from(a, start + slots_at_once, n).data;
       step.ahead_step = a.value_stride * sizeof(float);
+      step.ahead_block = dot_block * step.ahead_step;
       const Destination to{output + n, a.output_stride, a.head_dim - n, nullptr};
       run_tile(rows, panels, step, values_from(a, start, n), to);
     });

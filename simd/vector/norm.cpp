@@ -2,6 +2,7 @@
 #include <limits>
 
 #include "simd/vector/declare.hpp"
+#include "simd/vector/freed.hpp"
 #include "simd/vector/functions.hpp"
 #include "simd/vector/lanes.hpp"
 
@@ -12,14 +13,10 @@ bool finite(double x) {
   return x - x == 0.0;
 }
 
-f64x16 zero64() {
-  return broadcast(0.0);
-}
-
-/// Calls value(i, n) for each 16 elements, n >= 1 of them left, and adds what it gives by lane_sum.
-template <class Value>
-NEOXREF_INLINE double lane_sum(std::size_t length, Value value) {
-  f64x16 sum = zero64();
+/// Calls value(i, n) for each 16 elements, n >= 1 of them left, and adds what it gives to `sum`, by
+/// lane_sum.
+template <class Sum, class Value>
+NEOXREF_INLINE double lane_sum(std::size_t length, Sum sum, Value value) {
   for (std::size_t i = 0; i < length; i += lanes) sum = sum + value(i, length - i);
   return fold(sum);
 }
@@ -63,13 +60,14 @@ f32x16 squared_lengths(const float* panel, std::size_t head_dim) {
 bool layer_norm(const float* x, std::size_t n, const float* gamma, const float* beta, float eps,
                 float* y) noexcept {
   const auto count = static_cast<double>(n);
-  const double sum =
-      lane_sum(n, [&](std::size_t i, std::size_t left) { return to_f64(load_up_to(x + i, left)); });
+  const double sum = lane_sum(n, no_sum(), [&](std::size_t i, std::size_t left) {
+    return to_sum(load_up_to(x + i, left));
+  });
   const f32x16 mean = broadcast(static_cast<float>(sum / count));
-  const double squares = lane_sum(n, [&](std::size_t i, std::size_t left) {
+  const double squares = lane_sum(n, no_sum(), [&](std::size_t i, std::size_t left) {
     f32x16 d = load_up_to(x + i, left) - mean;
     if (left < lanes) d = select(first_lanes(left), d, zero());
-    const f64x16 wide = to_f64(d);
+    const SumLanes wide = to_sum(d);
     return wide * wide;
   });
   const f32x16 variance = broadcast(static_cast<float>(squares / count));
@@ -109,7 +107,7 @@ MaxAndSum max_and_sum(const float* x, std::size_t n) noexcept {
     max = x[first];
   }
   const f32x16 shift = broadcast(max);
-  const double sum = lane_sum(n, [&](std::size_t i, std::size_t left) {
+  const double sum = lane_sum(n, broadcast(0.0), [&](std::size_t i, std::size_t left) {
     f32x16 e = exp(load_up_to(x + i, left) - shift);
     if (left < lanes) e = select(first_lanes(left), e, zero());
     return to_f64(e);
@@ -125,7 +123,7 @@ MaxAndSum max_and_sum(const float* x, std::size_t n) noexcept {
 
 double weighted_difference(const float* weights, const float* a, const float* b,
                            std::size_t n) noexcept {
-  return lane_sum(n, [&](std::size_t i, std::size_t left) {
+  return lane_sum(n, broadcast(0.0), [&](std::size_t i, std::size_t left) {
     const f64x16 difference = to_f64(load_up_to(a + i, left)) - to_f64(load_up_to(b + i, left));
     return to_f64(load_up_to(weights + i, left)) * difference;
   });

@@ -134,12 +134,12 @@ void tall_tile(const Product& p, std::size_t row, std::size_t rows, const float*
 
 template <class Weight>
 void many_rows(const Product& p) noexcept {
-  const std::size_t most = chunk_rows(p.rows, p.depth);
+  const std::size_t chunk = chunk_rows(p.rows, p.depth);
   float* packed = p.scratch;
-  float* totals = packed + packed_size(most, p.depth);
-  float* widened = totals + totals_size(most);
-  for (std::size_t row = 0; row < p.rows; row += most) {
-    const std::size_t rows = p.rows - row < most ? p.rows - row : most;
+  float* totals = packed + packed_size(chunk, p.depth);
+  float* widened = totals + totals_size(chunk);
+  for (std::size_t row = 0; row < p.rows; row += chunk) {
+    const std::size_t rows = p.rows - row < chunk ? p.rows - row : chunk;
     pack(p.input + row * p.input_stride, p.input_stride, rows, p.depth, packed);
     if (!std::is_same_v<Weight, float> && rows <= tall_tile_rows) {
       tall_tile<Weight>(p, row, rows, packed, totals);

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "simd/kernels.hpp"
+#include "simd/vector/freed.hpp"
 #include "simd/vector/lanes.hpp"
 
 /// Register tiles of a product: lanes run over outputs, so an output's chain of fma is the same in
@@ -41,14 +42,14 @@ struct TileSums {
 
 inline constexpr auto nothing = [](auto&&...) {};
 
-/// The sums of one block: `count` steps of fma from +0, ascending. Calls each_step() at every step k,
+/// The sums of one block: `count` steps of fma from +0 (freed: from what the sums are), ascending. Calls each_step() at every step k,
 /// and keep(p, k, weights) for each panel p.
 template <std::size_t rows, std::size_t panels, class Weight, class EachStep, class Keep>
 NEOXREF_INLINE void block_sums(TileSums<rows, panels>& sums, const float* input,
                                std::size_t input_stride, const WeightView<Weight>& weights,
                                std::size_t count, EachStep&& each_step, Keep&& keep) {
   constexpr std::size_t width = TileSums<rows, panels>::width;
-  repeat<rows * width>([&](auto i) { sums.at[i] = Native32(0.0f); });
+  if constexpr (!freed) repeat<rows * width>([&](auto i) { sums.at[i] = Native32(0.0f); });
   const Weight* w = weights.data;
   for (std::size_t k = 0; k < count; ++k) {
     each_step();
@@ -123,8 +124,8 @@ struct TileStep {
   std::size_t input_block = 0;  ///< floats from one block of the input to the next
   const void* ahead = nullptr;  ///< memory to fetch meanwhile: so many bytes a step of depth,
   std::size_t ahead_step = 0;
-  std::size_t ahead_block = 0;    ///< and from one block to the next
-  float* widened = nullptr;       ///< [panels][widened_panel / lanes][lanes], where a tile that keeps
+  std::size_t ahead_block = 0;  ///< and from one block to the next
+  float* widened = nullptr;     ///< [panels][widened_panel / lanes][lanes], where a tile that keeps
   std::size_t widened_panel = 0;  ///< its weights puts them
 };
 
@@ -153,6 +154,11 @@ void tile_step(const TileStep& step, const WeightView<Weight>& weights,
     });
   }
   TileSums<rows, panels> sums;
+  if constexpr (freed) {
+    each_sum(sums, [&](auto r, auto i, auto& sum) {
+      sum = first ? Native32(0.0f) : Native32::load_unaligned(total(r, i));
+    });
+  }
   while (true) {
     const std::size_t count = left < dot_block ? left : dot_block;
     std::uintptr_t line = ahead;
@@ -167,7 +173,8 @@ void tile_step(const TileStep& step, const WeightView<Weight>& weights,
         });
     ahead += ahead_block;
     widened += dot_block * lanes;
-    if (first) {
+    if (freed) {
+    } else if (first) {
       each_sum(sums, [&](auto, auto, auto& sum) { sum = Native32(0.0f) + Native32(sum); });
     } else {
       each_sum(sums, [&](auto r, auto i, auto& sum) {
@@ -176,7 +183,10 @@ void tile_step(const TileStep& step, const WeightView<Weight>& weights,
     }
     left -= count;
     if (left == 0) break;
-    each_sum(sums, [&](auto r, auto i, auto& sum) { Native32(sum).store_unaligned(total(r, i)); });
+    if constexpr (!freed) {
+      each_sum(sums,
+               [&](auto r, auto i, auto& sum) { Native32(sum).store_unaligned(total(r, i)); });
+    }
     first = false;
     input += input_block;
     block.data += dot_block * block.step;
@@ -237,10 +247,14 @@ void stream(const float* input, std::size_t input_stride, std::size_t depth,
     const std::size_t count = depth - start < dot_block ? depth - start : dot_block;
     const WeightView<Weight> block{weights.data + start * weights.step, weights.step,
                                    weights.panel};
-    TileSums<rows, panels> sums;
-    block_sums(sums, input + start, input_stride, block, count, nothing, nothing);
-    repeat<rows * TileSums<rows, panels>::width>(
-        [&](auto i) { totals.at[i] = Native32(totals.at[i]) + Native32(sums.at[i]); });
+    if constexpr (freed) {
+      block_sums(totals, input + start, input_stride, block, count, nothing, nothing);
+    } else {
+      TileSums<rows, panels> sums;
+      block_sums(sums, input + start, input_stride, block, count, nothing, nothing);
+      repeat<rows * TileSums<rows, panels>::width>(
+          [&](auto i) { totals.at[i] = Native32(totals.at[i]) + Native32(sums.at[i]); });
+    }
   }
   repeat<rows>([&](auto r) {
     repeat<panels>([&](auto p) {

@@ -16,13 +16,21 @@ constexpr std::size_t max_group_columns = 64;
 /// Floats of packed input that should stay in the second-level cache.
 constexpr std::size_t packed_floats = 256 * 1024;
 
-/// Rows of input that are packed at a time: their totals share the first-level cache with the weights
-/// of a visit (product.cpp).
-constexpr std::size_t chunk_rows(std::size_t rows, std::size_t depth) {
+/// Most rows of input that are packed at a time: their totals share the first-level cache with the
+/// weights of a visit (product.cpp).
+constexpr std::size_t most_chunk_rows(std::size_t rows, std::size_t depth) {
   const std::size_t blocks = round_up(depth, dot_block) / dot_block;
   const std::size_t tiles = blocks == 0 ? 1 : packed_floats / (blocks * dot_block * max_tile_rows);
   const std::size_t most = (tiles < 4 ? 4 : tiles > 8 ? 8 : tiles) * max_tile_rows;
   return rows < most ? rows : most;
+}
+
+/// Chunks of one length: a short last one would read and widen the weights for few rows.
+constexpr std::size_t chunk_rows(std::size_t rows, std::size_t depth) {
+  if (rows == 0) return 0;
+  const std::size_t most = most_chunk_rows(rows, depth);
+  const std::size_t chunks = (rows + most - 1) / most;
+  return (rows + chunks - 1) / chunks;
 }
 
 /// Product: packed input, then totals, then one widened block of weights.
