@@ -143,13 +143,18 @@ void Team::participate(std::size_t participant) noexcept {
     last = Clock::now();
     return seconds_between(before, last);
   };
+  const bool from_end = participant % 2 == 1;
+  const std::uint64_t claim = from_end ? std::uint64_t{1} << 32 : 1;
   for (std::uint32_t number = 0; number < phases_.size(); ++number) {
     const Phase& phase = phases_[number];
     Progress& progress = progress_[number];
     if (shares != nullptr) shares[number].waited += lap();
     for (;;) {
-      const std::uint32_t item = progress.ticket.fetch_add(1, std::memory_order_relaxed);
-      if (item >= phase.items) break;
+      const std::uint64_t claimed = progress.ticket.fetch_add(claim, std::memory_order_relaxed);
+      const auto front = static_cast<std::uint32_t>(claimed);
+      const auto back = static_cast<std::uint32_t>(claimed >> 32);
+      if (std::uint64_t{front} + back >= phase.items) break;
+      const std::uint32_t item = from_end ? phase.items - 1 - back : front;
       phase.work(context_, number, item, participant);
       if (progress.done.fetch_add(1, std::memory_order_acq_rel) + 1 == phase.items) {
         progress.done.notify_all();

@@ -48,10 +48,11 @@ struct RegionTimes {
 /// By the number of phases: a forward pass always has the same, a cut has one.
 using TeamTimes = std::map<std::size_t, RegionTimes>;
 
-/// A pool that runs numbered phases in one fork and join. Items are claimed from an atomic ticket,
-/// and any participant can do all of them, so the number of threads that turn up, the scheduler and
-/// its timing never matter to a result: which participant does an item only decides whose scratch
-/// memory is used. Waiting participants spin briefly, then sleep.
+/// A pool that runs numbered phases in one fork and join. Items are claimed from an atomic ticket, by
+/// every other participant from the end, so that neighbours (rows of one block) mostly stay with one
+/// core, also from phase to phase. Any participant can do all of them, so the number of threads that
+/// turn up, the scheduler and its timing never matter to a result: which participant does an item
+/// only decides whose scratch memory is used. Waiting participants spin briefly, then sleep.
 /// The floating-point environment of the contract is set on every participant and restored.
 class Team {
 public:
@@ -77,7 +78,7 @@ protected:
 
 private:
   struct alignas(64) Progress {
-    std::atomic<std::uint32_t> ticket{0};
+    std::atomic<std::uint64_t> ticket{0};  ///< items claimed from the front; from the end << 32
     std::atomic<std::uint32_t> done{0};
   };
   void reserve(std::size_t phases);
