@@ -8,15 +8,19 @@
 
 namespace neoxref::engine {
 
-bool Model::Pass::asked(std::size_t row) const {
-  return std::binary_search(wanted_.begin(), wanted_.end(),
-                            Wanted{static_cast<std::uint32_t>(row), nullptr},
-                            [](const Wanted& a, const Wanted& b) { return a.row < b.row; });
+std::span<const Model::Pass::Wanted> Model::Pass::asked(std::size_t first_row,
+                                                        std::size_t rows) const {
+  const auto from = [&](std::size_t row) {
+    return std::lower_bound(wanted_.begin(), wanted_.end(), row,
+                            [](const Wanted& wanted, std::size_t at) { return wanted.row < at; });
+  };
+  return {from(first_row), from(first_row + rows)};
 }
 
 /// Of a row that nothing asked for depends on, it would be chance whether it is found.
 void Model::Pass::fail(std::size_t row, std::size_t layer, Operation operation) {
-  if (layer + 1 >= config_.layers && operation > Operation::key_norm && !asked(row)) return;
+  if (layer + 1 >= config_.layers && operation > Operation::key_norm && asked(row, 1).empty())
+    return;
   const Row& place = rows_[row];
   const std::uint64_t code = (static_cast<std::uint64_t>(place.offset) << 32) |
                              (static_cast<std::uint64_t>(layer) << 8) |
@@ -82,7 +86,7 @@ const float* Model::Pass::normed(Scratch& scratch, std::uint32_t phase, std::siz
 
 void Model::Pass::multiply(Scratch& scratch, const Linear& linear, std::size_t first_output,
                            std::size_t outputs, const float* input, std::size_t rows, float* output,
-                           std::size_t output_stride) {
+                           std::size_t output_stride, std::size_t unused) {
   kernels_.product({.rows = rows,
                     .depth = linear.inputs,
                     .outputs = outputs,
@@ -92,7 +96,9 @@ void Model::Pass::multiply(Scratch& scratch, const Linear& linear, std::size_t f
                     .bias = linear.bias_from(first_output),
                     .output = output,
                     .output_stride = output_stride,
-                    .scratch = scratch.product.data()});
+                    .scratch = scratch.product.data(),
+                    .unused = unused,
+                    .period = linear.group_stride()});
 }
 
 void Model::Pass::attention_in(Scratch& scratch, std::uint32_t phase, std::size_t layer,
@@ -105,10 +111,21 @@ void Model::Pass::attention_in(Scratch& scratch, std::uint32_t phase, std::size_
   const std::size_t outputs = std::min(qkv_grid_.width, qkv.outputs() - first_output);
   const float* input = normed(scratch, phase, 0, weights.input_layernorm, all_, first_row, rows,
                               layer, Operation::input_layernorm);
-  multiply(scratch, qkv, first_output, outputs, input, rows,
-           qkv_.data() + first_row * qkv.outputs() + first_output, qkv.outputs());
   const std::size_t first_head = first_output / qkv.group_stride();
   const std::size_t heads = outputs / qkv.group_stride();
+  const std::span<const Wanted> asked_rows = asked(first_row, rows);
+  // A row alone reads the weights again: few of them are cheaper than the whole block.
+  const bool all_queries = &extent(layer) == &all_ || 8 * asked_rows.size() > rows;
+  float* const output = qkv_.data() + first_row * qkv.outputs() + first_output;
+  multiply(scratch, qkv, first_output, outputs, input, rows, output, qkv.outputs(),
+           all_queries ? 0 : config_.head_dim);
+  for (const Wanted& wanted : all_queries ? std::span<const Wanted>() : asked_rows) {
+    const std::size_t row = wanted.row - first_row;
+    for (std::size_t group = 0; group < outputs; group += qkv.group_stride()) {
+      multiply(scratch, qkv, first_output + group, config_.head_dim, input + row * config_.hidden,
+               1, output + row * qkv.outputs() + group, qkv.outputs());
+    }
+  }
   if (shown_) {
     if (first_output == 0) {
       show({Tensor::input_layernorm, layer}, first_row, rows, 0, config_.hidden, input,
@@ -116,7 +133,7 @@ void Model::Pass::attention_in(Scratch& scratch, std::uint32_t phase, std::size_
     }
     show_heads(Tensor::query_key_value, layer, first_row, rows, first_head, heads);
   }
-  append(layer, first_row, rows, first_head, heads);
+  append(layer, first_row, rows, first_head, heads, all_queries);
   if (shown_) {
     show_heads(Tensor::rotary_q, layer, first_row, rows, first_head, heads);
     show_heads(Tensor::rotary_k, layer, first_row, rows, first_head, heads);
@@ -124,7 +141,7 @@ void Model::Pass::attention_in(Scratch& scratch, std::uint32_t phase, std::size_
 }
 
 void Model::Pass::append(std::size_t layer, std::size_t first_row, std::size_t rows,
-                         std::size_t first_head, std::size_t heads) {
+                         std::size_t first_head, std::size_t heads, bool all_queries) {
   const Linear& qkv = weights_.layers[layer].query_key_value;
   const std::size_t head_dim = config_.head_dim;
   const std::size_t stride = qkv.outputs();
@@ -150,10 +167,12 @@ void Model::Pass::append(std::size_t layer, std::size_t first_row, std::size_t r
         if (rotary_.half == 0) continue;
         const std::size_t turn =
             sequence.rotary_position(slot + i, place.offset + i) * rotary_.half;
-        for (float* vector : {query + i * stride, key + i * stride}) {
+        const auto rotate = [&](float* vector) {
           kernels_.rotate(vector, rotary_.cos.data() + turn, rotary_.sin.data() + turn,
                           2 * rotary_.half);
-        }
+        };
+        if (all_queries || !asked(row + i, 1).empty()) rotate(query + i * stride);
+        rotate(key + i * stride);
       }
       kernels_.store_keys(key, stride, run, head_dim, cache.keys(layer, head), slot);
     }

@@ -20,7 +20,7 @@ namespace neoxref::engine {
 ///   layer, sequential residual  the same with a phase each for {dense, residual},
 ///                               {norm, up, activation} and {down, residual}
 ///   at the end                  {final norm, unembedding}
-/// Behind its keys and values, the last layer takes only the rows whose logits are asked for: nothing
+/// But for its keys and values, the last layer takes only the rows whose logits are asked for: nothing
 /// depends on the others.
 /// How rows and outputs are cut into items only decides who computes what, never a bit.
 class Model::Pass {
@@ -144,7 +144,8 @@ private:
   std::size_t row_of(const Extent& extent, std::size_t i) const {
     return &extent == &asked_ ? wanted_[i].row : i;
   }
-  bool asked(std::size_t row) const;
+  /// Those of `rows` rows from first_row on whose logits are asked for.
+  std::span<const Wanted> asked(std::size_t first_row, std::size_t rows) const;
   static void add_queries(Extent& extent, std::size_t segment, std::size_t first, std::size_t count,
                           std::size_t to);
   const float* normed(Scratch& scratch, std::uint32_t phase, std::size_t slot, const Norm& norm,
@@ -152,7 +153,7 @@ private:
                       Operation operation);
   void attention_in(Scratch& scratch, std::uint32_t phase, std::size_t layer, std::size_t item);
   void append(std::size_t layer, std::size_t first_row, std::size_t rows, std::size_t first_head,
-              std::size_t heads);
+              std::size_t heads, bool all_queries);
   void score_layers(Sequence& sequence);
   void turn_again(Scratch& scratch, KvCache& cache, std::size_t layer, std::size_t head);
   void mlp_in(Scratch& scratch, std::uint32_t phase, std::size_t layer, std::size_t item);
@@ -165,7 +166,7 @@ private:
   bool cannot_overflow(const float* normed, std::size_t rows);
   void multiply(Scratch& scratch, const Linear& linear, std::size_t first_output,
                 std::size_t outputs, const float* input, std::size_t rows, float* output,
-                std::size_t output_stride);
+                std::size_t output_stride, std::size_t unused = 0);
   void fail(std::size_t row, std::size_t layer, Operation operation);
   /// Rows and columns of a tensor to whoever watches their sequences.
   void show(const TensorId& id, std::size_t first_row, std::size_t rows, std::size_t first_column,

@@ -40,10 +40,11 @@ Cost prefill_cost(const engine::Config& config, const engine::Weights& weights, 
                   std::size_t batch) {
   const auto sequences = static_cast<double>(batch);
   const auto rows = static_cast<double>(tokens);
-  // Behind its keys and values, the last layer takes the last token only.
+  // But for its keys and values, the last layer takes the last token only.
   const engine::LayerWeights& last = weights.layers.back();
-  const double left_out =
-      weights_of(last.dense) + weights_of(last.dense_h_to_4h) + weights_of(last.dense_4h_to_h);
+  const auto queries = static_cast<double>(config.hidden * config.hidden);
+  const double left_out = queries + weights_of(last.dense) + weights_of(last.dense_h_to_4h) +
+                          weights_of(last.dense_4h_to_h);
   Cost cost;
   cost.matrix_flops =
       2.0 * sequences *

@@ -52,6 +52,7 @@ struct Panels {
 /// output[m, n] = dot(input[m, :], weights[:, n]) + bias[n], the addition only where bias is given.
 /// input [rows, depth], row m at input + m * input_stride; output likewise; no overlap.
 /// scratch   product_scratch(rows, depth) floats, 64-byte aligned, owned by the calling worker.
+/// unused    of every `period` outputs nobody reads the first `unused`: they may stay as they were.
 struct Product {
   std::size_t rows;
   std::size_t depth;
@@ -63,6 +64,8 @@ struct Product {
   float* output;
   std::size_t output_stride;
   float* scratch;
+  std::size_t unused = 0;
+  std::size_t period = 1;
 };
 
 /// Attention of consecutive queries of one head over its cache.

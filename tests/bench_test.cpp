@@ -78,8 +78,8 @@ BOOST_FIXTURE_TEST_CASE(costs_by_hand, Loaded) {
   const double layers = 2.0 * (96.0 * 32 + 32.0 * 32 + 96.0 * 32 + 32.0 * 96);
   const double unembedding = 64.0 * 32;
   const eval::Cost prompt = eval::prefill_cost(model->config(), model->weights(), 10, 3);
-  // Dense, up and down of the last layer only for the last token; attention there too.
-  const double behind = 32.0 * 32 + 2 * 96.0 * 32;
+  // Queries, dense, up and down of the last layer only for the last token; attention there too.
+  const double behind = 2 * 32.0 * 32 + 2 * 96.0 * 32;
   BOOST_TEST(prompt.matrix_flops == 2.0 * 3 * (10 * layers - 9 * behind + unembedding));
   BOOST_TEST(prompt.weight_bytes == 4.0 * (layers + unembedding));
   BOOST_TEST(prompt.attention_flops == 3.0 * 4 * 2 * 16 * (55 + 10));

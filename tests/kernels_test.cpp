@@ -82,18 +82,26 @@ void check_product(const ProductShape& shape, std::uint64_t seed) {
   const bool biased = random.below(2) == 0;
   const Floats out = output(random, shape.rows * output_stride);
   Floats work = scratch(simd::product_scratch(shape.rows, shape.depth));
-  expect_same(
-      "product",
-      text({{"rows", shape.rows},
-            {"depth", shape.depth},
-            {"outputs", shape.outputs},
-            {"dtype", static_cast<std::size_t>(dtype)},
-            {"step", weights.step},
-            {"fill", static_cast<std::size_t>(fill)}}),
-      seed, out, [&](const Kernels& table, Floats& result) {
-        table.product({shape.rows, shape.depth, shape.outputs, rows.data(), input_stride, weights,
-                       biased ? bias.data() : nullptr, result.data(), output_stride, work.data()});
-      });
+  const std::size_t period = lanes * random.between(1, 6);
+  const std::size_t unused = random.below(4) == 0 ? random.between(1, period) : 0;
+  expect_same("product",
+              text({{"rows", shape.rows},
+                    {"depth", shape.depth},
+                    {"outputs", shape.outputs},
+                    {"dtype", static_cast<std::size_t>(dtype)},
+                    {"step", weights.step},
+                    {"unused", unused},
+                    {"fill", static_cast<std::size_t>(fill)}}),
+              seed, out, [&](const Kernels& table, Floats& result) {
+                table.product({shape.rows, shape.depth, shape.outputs, rows.data(), input_stride,
+                               weights, biased ? bias.data() : nullptr, result.data(),
+                               output_stride, work.data(), unused, period});
+                for (std::size_t row = 0; row < shape.rows; ++row) {
+                  for (std::size_t n = 0; n < shape.outputs; ++n) {
+                    if (n % period < unused) result.data()[row * output_stride + n] = 0.0f;
+                  }
+                }
+              });
 }
 
 struct AttentionShape {

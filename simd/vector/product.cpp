@@ -55,9 +55,9 @@ static_assert(visit * tile_panels * lanes <= max_group_columns);
 
 /// The rows of one chunk against `panels` panels, from `start` for `visit` blocks of depth. The first
 /// tile widens the weights for the others.
-/// Fetched meanwhile: by the first tiles the weights of the visit after this one, a panel each and no
-/// faster, since a core can wait for few lines at once; by the others the input of the tile that
-/// follows.
+/// Fetched meanwhile: by the first tiles the weights of the visit after this one, a block each where
+/// there are enough of them (a core can wait for few lines at once), else a panel; by the others the
+/// input of the tile that follows.
 template <std::size_t panels, class Weight>
 void visit_tiles(const Product& p, std::size_t rows, std::size_t start, const float* packed,
                  float* totals, const WeightView<Weight>& weights, const WeightView<Weight>& next,
@@ -69,14 +69,15 @@ void visit_tiles(const Product& p, std::size_t rows, std::size_t start, const fl
   const std::size_t count = left < visit * dot_block ? left : visit * dot_block;
   const float* const next_visit = count == left ? packed : packed + (start + count) * rows;
   constexpr std::size_t widened_panel = visit * dot_block * lanes;
+  const std::size_t spread = tiles < visit * panels ? 1 : visit;
   packed += start * rows;
   for (std::size_t t = 0; t < tiles; ++t) {
     const std::size_t height = base + (t < longer ? 1 : 0);
     TileStep step{packed, count, totals, start == 0, count == left, rows * dot_block};
     packed += height * dot_block;
-    if (t < panels) {
-      step.ahead = next.data + t * next.panel;
-      step.ahead_step = next.step * sizeof(Weight);
+    if (t < spread * panels) {
+      step.ahead = next.data + t / spread * next.panel + t % spread * dot_block * next.step;
+      step.ahead_step = next.step * sizeof(Weight) / spread;
       step.ahead_block = dot_block * step.ahead_step;
     } else {
       step.ahead = t + 1 < tiles ? packed : next_visit;
@@ -147,6 +148,7 @@ void many_rows(const Product& p) noexcept {
     }
     std::size_t n = 0;
     for (; n + (tile_panels - 1) * lanes < p.outputs; n += tile_panels * lanes) {
+      if (n % p.period + tile_panels * lanes <= p.unused) continue;
       group<tile_panels, Weight>(p, row, rows, n, packed, totals, widened);
     }
     if (n < p.outputs) group<1, Weight>(p, row, rows, n, packed, totals, widened);
