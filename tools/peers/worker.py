@@ -22,12 +22,20 @@ def token_ids(count, vocab):
 
 
 class Engine:
-    """enter(ids) starts a sequence, run(ids) goes on with it; both return the best next id."""
+    """enter(ids) starts a sequence, run(ids) goes on with it; both return the best next id. leave(),
+    before and after each task, drops it: giving memory back is no part of the next task, which may
+    be a much shorter one."""
 
     def __init__(self, folder, threads):
         self.folder, self.threads = folder, threads
         self.config = json.loads((folder / "config.json").read_text())
         self.vocab = self.config["vocab_size"]
+
+    def leave(self):
+        pass
+
+    def enter(self, ids):
+        return self.run(ids)
 
     def prefill(self, count):
         ids = token_ids(count, self.vocab)
@@ -57,6 +65,9 @@ class Neoxref(Engine):
     def run(self, ids):
         return int(self.sequence.feed(ids).argmax())
 
+    def leave(self):
+        self.sequence = None
+
 
 class Transformers(Engine):
     dtype = "float32"
@@ -79,9 +90,8 @@ class Transformers(Engine):
         self.cache = out.past_key_values
         return int(out.logits[0, -1].argmax())
 
-    def enter(self, ids):
+    def leave(self):
         self.cache = None
-        return self.run(ids)
 
 
 class OnnxRuntime(Engine):
@@ -115,6 +125,9 @@ class OnnxRuntime(Engine):
                      self.ort.OrtValue.ortvalue_from_numpy(empty) for name in self.names[1:]}
         return self.run(ids)
 
+    def leave(self):
+        self.past = None
+
 
 class OpenVino(Engine):
     def __init__(self, folder, threads):
@@ -132,9 +145,8 @@ class OpenVino(Engine):
         result = self.request.infer({"ids": self.numpy.array([ids], dtype=self.numpy.int64)})
         return int(result["logits"][0].argmax())
 
-    def enter(self, ids):
+    def leave(self):
         self.request.reset_state()
-        return self.run(ids)
 
 
 class CTranslate2(Engine):
@@ -197,10 +209,8 @@ class LlamaCpp(Engine):
         logits = self.library.llama_get_logits_ith(self.context, -1)
         return int(self.numpy.ctypeslib.as_array(logits, (self.vocab,)).argmax())
 
-    def enter(self, ids):
-        memory = self.library.llama_get_memory(self.context)
-        self.library.llama_memory_clear(memory, True)
-        return self.run(ids)
+    def leave(self):
+        self.library.llama_memory_clear(self.library.llama_get_memory(self.context), True)
 
 
 class LlamaCppBf16(LlamaCpp):
@@ -230,13 +240,16 @@ def main():
     os.environ["OMP_NUM_THREADS"] = threads
     answer = functools.partial(print, flush=True)
     loaded = ENGINES[engine](pathlib.Path(folder), int(threads))
+    loaded.leave()
     answer("ready")
     for line in sys.stdin:
         what, *numbers = line.split()
         if what == "peak":
             answer(peak_bytes())
         else:
-            answer(*getattr(loaded, what)(*map(int, numbers)))
+            answered = getattr(loaded, what)(*map(int, numbers))
+            loaded.leave()
+            answer(*answered)
 
 
 if __name__ == "__main__":
