@@ -134,7 +134,8 @@ private:
   void plan();
   void plan_logits();
   void plan(Extent& extent, std::size_t rows);
-  /// Blocks of one length, as many for each thread where there are enough of them.
+  /// Blocks of one length, as many for each thread where there are enough of them; for one thread
+  /// the longest, with a rest that is not short.
   std::size_t block_rows(std::size_t rows) const;
   Grid grid(std::size_t rows, std::size_t outputs, std::size_t unit) const;
   const Extent& extent(std::size_t layer) const {

@@ -137,9 +137,8 @@ void Model::Pass::add(Step& step, std::size_t offset, std::size_t count) {
 
 void Model::Pass::add_queries(Extent& extent, std::size_t segment, std::size_t first,
                               std::size_t count, std::size_t to) {
-  // The last queries see the most slots: they go first, so that no long item is left for the end.
-  for (std::size_t block = blocks(count, query_block); block-- > 0;) {
-    const std::size_t begin = block * query_block;
+  // In the order of rows, as the items of the phases around them: their rows stay with their core.
+  for (std::size_t begin = 0; begin < count; begin += query_block) {
     extent.queries.push_back({static_cast<std::uint32_t>(segment),
                               static_cast<std::uint32_t>(first + begin),
                               static_cast<std::uint32_t>(std::min(query_block, count - begin)),
@@ -149,7 +148,9 @@ void Model::Pass::add_queries(Extent& extent, std::size_t segment, std::size_t f
 
 std::size_t Model::Pass::block_rows(std::size_t rows) const {
   if (rows == 0) return 0;
-  if (team_.threads() == 1) return std::min(rows, most_block_rows);
+  // Alone, whole blocks and a rest are faster, unless the rest is short: it reads all weights again.
+  const std::size_t rest = rows % most_block_rows;
+  if (team_.threads() == 1 && (rest == 0 || rest >= 24)) return std::min(rows, most_block_rows);
   std::size_t count = blocks(rows, most_block_rows);
   if (count > team_.threads()) count = blocks(count, team_.threads()) * team_.threads();
   return blocks(rows, count);

@@ -129,7 +129,7 @@ void Comparison::run(Work work, const float* logits, std::span<Prediction> predi
   logits_ = logits;
   predictions_ = predictions;
   chains_ = chains;
-  // Chains come first: each is one long item.
+  // Chains come first: each is one long item, while others take predictions from the end.
   const engine::Phase phase{static_cast<std::uint32_t>(chains.size() + next_.size()), work};
   model_.team().run({&phase, 1}, this);
 }

@@ -38,7 +38,6 @@ simd::Kernels freed_kernels(const simd::Kernels& kernels) {
   table.product = freed::product;
   table.attention = freed::attention;
   table.layer_norm = freed::layer_norm;
-  table.key_norms = freed::key_norms;
   return table;
 }
 

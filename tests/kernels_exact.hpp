@@ -79,11 +79,14 @@ inline float draw(Random& random, Fill fill) {
 /// inputs end where their memory ends, so that a sanitizer sees a read past them.
 class Floats {
 public:
+  static constexpr std::size_t guard = 16;
+  static constexpr std::uint32_t untouched = 0x4b1d600du;
+
   Floats(std::size_t n, std::size_t offset, bool guarded)
-      : front_((guarded ? 16 : 0) + offset),
-        size_(front_ + n + (guarded ? 16 : 0)),
+      : front_((guarded ? guard : 0) + offset),
+        size_(front_ + n + (guarded ? guard : 0)),
         memory_(new (std::align_val_t{64}) float[size_ + 1]) {
-    for (std::size_t i = 0; i < size_; ++i) memory_[i] = std::bit_cast<float>(0x4b1d600du);
+    for (std::size_t i = 0; i < size_; ++i) memory_[i] = std::bit_cast<float>(untouched);
   }
   Floats(const Floats& other)
       : front_(other.front_),
@@ -95,6 +98,16 @@ public:
 
   float* data() { return memory_.get() + front_; }
   const float* data() const { return memory_.get() + front_; }
+
+  bool guards_are_intact() const {
+    const auto intact = [&](std::size_t i) {
+      return std::bit_cast<std::uint32_t>(memory_[i]) == untouched;
+    };
+    for (std::size_t i = 0; i < guard; ++i) {
+      if (!intact(i) || !intact(size_ - guard + i)) return false;
+    }
+    return true;
+  }
 
   /// The first difference, guards included, as text; empty when there is none.
   std::string difference(const Floats& expected) const {
@@ -132,10 +145,12 @@ inline Floats output(Random& random, std::size_t n) {
   return Floats(n, random.below(4), true);
 }
 
-/// Scratch of just the size that was asked for.
-inline Floats scratch(std::size_t n) {
-  return Floats(n, 0, true);
-}
+/// Scratch that fails the test where a kernel wrote beside what was asked for.
+class Scratch : public Floats {
+public:
+  explicit Scratch(std::size_t n) : Floats(n, 0, true) {}
+  ~Scratch() { BOOST_TEST(guards_are_intact(), "a kernel wrote beside its scratch"); }
+};
 
 /// The usable instruction sets but scalar.
 inline std::vector<const simd::Kernels*> vector_tables() {

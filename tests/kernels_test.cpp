@@ -81,7 +81,7 @@ void check_product(const ProductShape& shape, std::uint64_t seed) {
   const Floats bias = input(random, fill, shape.outputs);
   const bool biased = random.below(2) == 0;
   const Floats out = output(random, shape.rows * output_stride);
-  Floats work = scratch(simd::product_scratch(shape.rows, shape.depth));
+  Scratch work(simd::product_scratch(shape.rows, shape.depth));
   const std::size_t period = lanes * random.between(1, 6);
   const std::size_t unused = random.below(4) == 0 ? random.between(1, period) : 0;
   expect_same("product",
@@ -125,7 +125,7 @@ void check_attention(const AttentionShape& shape, std::uint64_t seed) {
               values.data() + (j + 1) * value_stride, 0.0f);
   }
   const Floats out = output(random, shape.queries * output_stride);
-  Floats work = scratch(simd::attention_scratch(shape.queries, slots, shape.head_dim));
+  Scratch work(simd::attention_scratch(shape.queries, slots, shape.head_dim));
   const float scale = fill == Fill::near ? 0.125f : 0x1.6a09e6p-4f;
   expect_same("attention",
               text({{"queries", shape.queries},

@@ -48,11 +48,11 @@ def cost(shape, kind, tokens, batch):
     """Fw, Fa, Kw, Kc and phases of a prompt of `tokens`, or of one new token behind so many slots."""
     layers, hidden, vocab = shape["layers"], shape["hidden"], shape["vocab"]
     layer = 12 * hidden * hidden
-    after_values = 9 * hidden * hidden  # dense and the mlp
+    left_out = 10 * hidden * hidden  # queries, dense and the mlp of the last layer
     unembedding = vocab * hidden
     weights = layers * layer + unembedding
     if kind == "prefill":
-        products = tokens * layers * layer - (tokens - 1) * after_values + unembedding
+        products = tokens * layers * layer - (tokens - 1) * left_out + unembedding
         pairs = (layers - 1) * tokens * (tokens + 1) / 2 + tokens
         passes = math.ceil(tokens * batch / 512)
         slots = tokens

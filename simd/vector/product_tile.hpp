@@ -172,7 +172,7 @@ void tile_step(const TileStep& step, const WeightView<Weight>& weights,
           if constexpr (keeps) store(widened + p * widened_panel + k * lanes, panel);
         });
     ahead += ahead_block;
-    widened += dot_block * lanes;
+    if constexpr (keeps) widened += dot_block * lanes;
     if (freed) {
     } else if (first) {
       each_sum(sums, [&](auto, auto, auto& sum) { sum = Native32(0.0f) + Native32(sum); });

@@ -33,7 +33,8 @@ constexpr std::size_t chunk_rows(std::size_t rows, std::size_t depth) {
   return (rows + chunks - 1) / chunks;
 }
 
-/// Product: packed input, then totals, then one widened block of weights.
+/// Product: packed input, then totals, then the widened weights of a visit, whose
+/// blocks of depth share max_group_columns (asserted in product.cpp).
 constexpr std::size_t packed_size(std::size_t rows, std::size_t depth) {
   return rows * round_up(depth, dot_block);
 }
