@@ -19,8 +19,8 @@ std::span<const Model::Pass::Wanted> Model::Pass::asked(std::size_t first_row,
 
 /// Of a row that nothing asked for depends on, it would be chance whether it is found.
 void Model::Pass::fail(std::size_t row, std::size_t layer, Operation operation) {
-  if (layer + 1 >= config_.layers && operation > Operation::key_norm && asked(row, 1).empty())
-    return;
+  const bool behind_values = layer + 1 >= config_.layers && operation > Operation::key_norm;
+  if (behind_values && asked(row, 1).empty()) return;
   const Row& place = rows_[row];
   const std::uint64_t code = (static_cast<std::uint64_t>(place.offset) << 32) |
                              (static_cast<std::uint64_t>(layer) << 8) |

@@ -42,8 +42,8 @@ struct TileSums {
 
 inline constexpr auto nothing = [](auto&&...) {};
 
-/// The sums of one block: `count` steps of fma from +0 (freed: from what the sums are), ascending. Calls each_step() at every step k,
-/// and keep(p, k, weights) for each panel p.
+/// The sums of one block: `count` steps of fma from +0 (freed: from what the sums are), ascending.
+/// Calls each_step() at every step k, and keep(p, k, weights) for each panel p.
 template <std::size_t rows, std::size_t panels, class Weight, class EachStep, class Keep>
 NEOXREF_INLINE void block_sums(TileSums<rows, panels>& sums, const float* input,
                                std::size_t input_stride, const WeightView<Weight>& weights,
