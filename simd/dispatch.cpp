@@ -3,6 +3,7 @@
 #include <cpuid.h>
 #endif
 
+#include <algorithm>
 #include <cstdlib>
 #include <stdexcept>
 #include <string>
@@ -23,7 +24,8 @@ extern const Kernels table;
 #ifdef NEOXREF_HAVE_AVX512
 namespace avx512 {
 extern const Kernels table;
-}
+extern const Kernels zen4_table;
+}  // namespace avx512
 #endif
 #ifdef NEOXREF_HAVE_NEON
 namespace neon {
@@ -33,7 +35,7 @@ extern const Kernels table;
 
 namespace {
 
-constexpr Isa known[] = {Isa::scalar, Isa::neon, Isa::avx2, Isa::avx512};
+constexpr Isa known[] = {Isa::scalar, Isa::neon, Isa::avx2, Isa::zen4, Isa::avx512};
 
 /// Null when it was not built.
 const Kernels* built_table(Isa isa) {
@@ -47,6 +49,8 @@ const Kernels* built_table(Isa isa) {
 #ifdef NEOXREF_HAVE_AVX512
     case Isa::avx512:
       return &avx512::table;
+    case Isa::zen4:
+      return &avx512::zen4_table;
 #endif
 #ifdef NEOXREF_HAVE_NEON
     case Isa::neon:
@@ -66,6 +70,23 @@ bool has_f16c() {
   unsigned d = 0;
   return __get_cpuid(1, &a, &b, &c, &d) != 0 && (c & bit_F16C) != 0;
 }
+
+/// AMD's family 19h: Zen 3, which has no AVX-512, and Zen 4.
+bool prefers_zen4() {
+  unsigned a = 0;
+  unsigned b = 0;
+  unsigned c = 0;
+  unsigned d = 0;
+  if (__get_cpuid(0, &a, &b, &c, &d) == 0) return false;
+  const bool amd = b == signature_AMD_ebx && c == signature_AMD_ecx && d == signature_AMD_edx;
+  if (!amd || __get_cpuid(1, &a, &b, &c, &d) == 0) return false;
+  const unsigned family = (a >> 8 & 0xf) + (a >> 20 & 0xff);
+  return family == 0x19;
+}
+#else
+bool prefers_zen4() {
+  return false;
+}
 #endif
 
 /// Also asks whether the system saves the wide registers.
@@ -77,6 +98,7 @@ bool cpu_runs(Isa isa) {
     case Isa::avx2:
       return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
     case Isa::avx512:
+    case Isa::zen4:
       return cpu_runs(Isa::avx2) && __builtin_cpu_supports("avx512f") &&
              __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
              __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512cd");
@@ -98,6 +120,9 @@ struct Available {
       if (built_table(isa) == nullptr) continue;
       built.push_back(isa);
       if (cpu_runs(isa)) usable.push_back(isa);
+    }
+    if (prefers_zen4()) {
+      std::stable_partition(usable.begin(), usable.end(), [](Isa isa) { return isa != Isa::zen4; });
     }
   }
 };
@@ -124,7 +149,8 @@ std::string names(std::span<const Isa> isas) {
 }  // namespace
 
 std::size_t product_scratch(std::size_t rows, std::size_t depth) {
-  const std::size_t chunk = most_chunk_rows(rows, depth);
+  const std::size_t chunk =
+      std::max(most_chunk_rows(rows, depth), most_deep_chunk_rows(rows, depth));
   return packed_size(chunk, depth) + totals_size(chunk) + widened_size;
 }
 
@@ -149,6 +175,8 @@ std::string_view isa_name(Isa isa) {
       return "avx2";
     case Isa::avx512:
       return "avx512";
+    case Isa::zen4:
+      return "zen4";
     case Isa::neon:
       return "neon";
   }

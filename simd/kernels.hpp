@@ -11,7 +11,9 @@
 /// table must give the same bits. No kernel allocates, throws or reads a global.
 namespace neoxref::simd {
 
-enum class Isa : std::uint8_t { scalar, avx2, avx512, neon };
+/// zen4 is avx512 with the products of a processor that does one fma of 64 bytes a cycle, not two. It
+/// runs wherever avx512 does, and is the best only there.
+enum class Isa : std::uint8_t { scalar, avx2, avx512, zen4, neon };
 enum class Dtype : std::uint8_t { f32, f16, bf16 };
 
 /// Correctly rounded functions of one binary32 argument (docs/contract.md, "Ground rules").
@@ -165,7 +167,7 @@ std::size_t attention_scratch(std::size_t queries, std::size_t slots, std::size_
 std::span<const Isa> built_isas();
 std::span<const Isa> usable_isas();
 
-/// "scalar", "avx2", "avx512", "neon".
+/// "scalar", "avx2", "avx512", "zen4", "neon".
 std::string_view isa_name(Isa isa);
 
 /// The table of one instruction set.

@@ -35,6 +35,7 @@ const Limits& limits(Isa isa) {
 #endif
 #ifdef NEOXREF_HAVE_AVX512
     case Isa::avx512:
+    case Isa::zen4:
       return avx512::measured_limits;
 #endif
 #ifdef NEOXREF_HAVE_NEON

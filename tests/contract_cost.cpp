@@ -35,7 +35,7 @@ constexpr std::size_t prompts[] = {128, 512, 2048};
 simd::Kernels freed_kernels(const simd::Kernels& kernels) {
   simd::Kernels table = kernels;
   table.name = "freed";
-  table.product = freed::product;
+  table.product = freed::NEOXREF_FREED_PRODUCT;
   table.attention = freed::attention;
   table.layer_norm = freed::layer_norm;
   return table;

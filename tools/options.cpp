@@ -118,7 +118,7 @@ void Common::add_to_without_model(CLI::App& app, bool one_count) {
          "--isa",
          [this](const std::string& name) {
            // An empty name would mean the best one.
-           if (name.empty()) refuse("--isa", "scalar, avx2, avx512 or neon", name);
+           if (name.empty()) refuse("--isa", "scalar, avx2, avx512, zen4 or neon", name);
            try {
              simd::kernels(name);
            } catch (const std::invalid_argument& error) {
@@ -126,7 +126,8 @@ void Common::add_to_without_model(CLI::App& app, bool one_count) {
            }
            isa = name;
          },
-         "Instruction set: scalar, avx2, avx512 or neon\n(default: NEOXREF_ISA, else the best)")
+         "Instruction set: scalar, avx2, avx512, zen4 (AVX-512 at one\nfma a cycle) or neon "
+         "(default: NEOXREF_ISA, else the best)")
       ->type_name("NAME")
       ->group(machine_group);
   app.add_option_function<std::string>(

@@ -7,6 +7,7 @@
 namespace neoxref::simd::NEOXREF_ISA {
 
 void product(const Product& p) noexcept;
+void deep_product(const Product& p) noexcept;  ///< avx512 only, as is zen4_table
 void attention(const Attention& a) noexcept;
 bool layer_norm(const float* x, std::size_t n, const float* gamma, const float* beta, float eps,
                 float* y) noexcept;
@@ -28,7 +29,8 @@ double weighted_difference(const float* weights, const float* a, const float* b,
                            std::size_t n) noexcept;
 bool all_finite(const float* x, std::size_t n) noexcept;
 
-/// All of the above.
+/// All of the above, zen4_table with deep_product.
 extern const Kernels table;
+extern const Kernels zen4_table;
 
 }  // namespace neoxref::simd::NEOXREF_ISA

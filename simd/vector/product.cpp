@@ -135,7 +135,7 @@ void tall_tile(const Product& p, std::size_t row, std::size_t rows, const float*
 
 template <class Weight>
 void many_rows(const Product& p) noexcept {
-  const std::size_t chunk = chunk_rows(p.rows, p.depth);
+  const std::size_t chunk = even_rows(p.rows, most_chunk_rows(p.rows, p.depth));
   float* packed = p.scratch;
   float* totals = packed + packed_size(chunk, p.depth);
   float* widened = totals + totals_size(chunk);
@@ -155,26 +155,84 @@ void many_rows(const Product& p) noexcept {
   }
 }
 
+#if defined(__AVX512F__)
+/// Calls f(first, height) for the deep tiles of `rows` rows.
+template <class F>
+NEOXREF_INLINE void each_deep_tile(std::size_t rows, F&& f) {
+  const std::size_t tiles = (rows + deep_tile_rows - 1) / deep_tile_rows;
+  std::size_t first = 0;
+  for (std::size_t t = 0; t < tiles; ++t) {
+    const std::size_t height = rows / tiles + (t < rows % tiles ? 1 : 0);
+    f(first, height);
+    first += height;
+  }
+}
+
+/// One panel after the other against all tiles of a chunk, each packed by itself: the processor sees
+/// where a tile's input goes on. The first tile of a panel fetches the next panel, the others the
+/// input of the tile that follows.
 template <class Weight>
+void deep_tiles(const Product& p) noexcept {
+  const std::size_t chunk = even_rows(p.rows, most_deep_chunk_rows(p.rows, p.depth));
+  const std::size_t packed_row = packed_size(1, p.depth);
+  for (std::size_t row = 0; row < p.rows; row += chunk) {
+    const std::size_t rows = p.rows - row < chunk ? p.rows - row : chunk;
+    each_deep_tile(rows, [&](std::size_t first, std::size_t height) {
+      pack(p.input + (row + first) * p.input_stride, p.input_stride, height, p.depth,
+           p.scratch + first * packed_row);
+    });
+    for (std::size_t n = 0; n < p.outputs; n += lanes) {
+      if (n % p.period + lanes <= p.unused) continue;
+      const WeightView<Weight> weights = view<Weight>(p.weights, n);
+      const Weight* const next =
+          view<Weight>(p.weights, n + lanes < p.outputs ? n + lanes : 0).data;
+      each_deep_tile(rows, [&](std::size_t first, std::size_t height) {
+        const std::size_t following = first + height < rows ? first + height : 0;
+        const void* ahead = p.scratch + following * packed_row;
+        std::size_t ahead_step = height * sizeof(float);
+        if (first == 0) {
+          ahead = next;
+          ahead_step = weights.step * sizeof(Weight);
+        }
+        deep_tile_functions<Weight>[height - 1](p.scratch + first * packed_row, p.depth, weights,
+                                                destination(p, row + first, n), ahead, ahead_step);
+      });
+    }
+  }
+}
+#endif
+
+template <bool deep, class Weight>
 void product_of(const Product& p) noexcept {
-  if (p.rows <= stream_rows || p.depth == 0) {
-    few_rows<Weight>(p);
-  } else {
-    many_rows<Weight>(p);
+  if (p.rows <= stream_rows || p.depth == 0) return few_rows<Weight>(p);
+#if defined(__AVX512F__)
+  if constexpr (deep) return deep_tiles<Weight>(p);
+#endif
+  many_rows<Weight>(p);
+}
+
+template <bool deep>
+void product_of_dtype(const Product& p) noexcept {
+  switch (p.weights.dtype) {
+    case Dtype::f32:
+      return product_of<deep, float>(p);
+    case Dtype::f16:
+      return product_of<deep, f16_bits>(p);
+    case Dtype::bf16:
+      return product_of<deep, bf16_bits>(p);
   }
 }
 
 }  // namespace
 
 void product(const Product& p) noexcept {
-  switch (p.weights.dtype) {
-    case Dtype::f32:
-      return product_of<float>(p);
-    case Dtype::f16:
-      return product_of<f16_bits>(p);
-    case Dtype::bf16:
-      return product_of<bf16_bits>(p);
-  }
+  product_of_dtype<false>(p);
 }
+
+#if defined(__AVX512F__)
+void deep_product(const Product& p) noexcept {
+  product_of_dtype<true>(p);
+}
+#endif
 
 }  // namespace neoxref::simd::NEOXREF_ISA

@@ -7,6 +7,7 @@
 #include "simd/kernels.hpp"
 #include "simd/vector/freed.hpp"
 #include "simd/vector/lanes.hpp"
+#include "simd/vector/scratch.hpp"
 
 /// Register tiles of a product: lanes run over outputs, so an output's chain of fma is the same in
 /// every tile and on every instruction set.
@@ -236,11 +237,19 @@ inline constexpr auto tall_tile_functions =
 inline constexpr std::size_t stream_rows = 4;
 inline constexpr std::size_t stream_panels = 4;
 
-/// All of depth for few rows: weights are read once, in the order of memory within each panel, and
-/// nothing goes through scratch. The chains of the panels hide each other's latency.
-template <std::size_t rows, std::size_t panels, class Weight>
-void stream(const float* input, std::size_t input_stride, std::size_t depth,
-            const WeightView<Weight>& weights, const Destination& to) noexcept {
+/// Where a tile that takes all of depth finds its input.
+struct DeepInput {
+  const float* data;
+  std::size_t stride;  ///< floats from a row to the next
+  std::size_t block;   ///< floats from a block of depth to the next
+};
+
+/// All of depth: weights are read in the order of memory within each panel, and nothing goes through
+/// scratch. Calls each_step() at every step of depth.
+template <std::size_t rows, std::size_t panels, class Weight, class EachStep>
+NEOXREF_INLINE void all_of_depth(DeepInput input, std::size_t depth,
+                                 const WeightView<Weight>& weights, const Destination& to,
+                                 EachStep&& each_step) {
   TileSums<rows, panels> totals;
   each_sum(totals, [](auto, auto, auto& total) { total = Native32(0.0f); });
   for (std::size_t start = 0; start < depth; start += dot_block) {
@@ -248,13 +257,14 @@ void stream(const float* input, std::size_t input_stride, std::size_t depth,
     const WeightView<Weight> block{weights.data + start * weights.step, weights.step,
                                    weights.panel};
     if constexpr (freed) {
-      block_sums(totals, input + start, input_stride, block, count, nothing, nothing);
+      block_sums(totals, input.data, input.stride, block, count, each_step, nothing);
     } else {
       TileSums<rows, panels> sums;
-      block_sums(sums, input + start, input_stride, block, count, nothing, nothing);
+      block_sums(sums, input.data, input.stride, block, count, each_step, nothing);
       repeat<rows * TileSums<rows, panels>::width>(
           [&](auto i) { totals.at[i] = Native32(totals.at[i]) + Native32(sums.at[i]); });
     }
+    input.data += input.block;
   }
   repeat<rows>([&](auto r) {
     repeat<panels>([&](auto p) {
@@ -265,6 +275,13 @@ void stream(const float* input, std::size_t input_stride, std::size_t depth,
       store_up_to(to.output + r * to.stride + p * lanes, v, width);
     });
   });
+}
+
+/// For few rows: weights are read once. The chains of the panels hide each other's latency.
+template <std::size_t rows, std::size_t panels, class Weight>
+void stream(const float* input, std::size_t input_stride, std::size_t depth,
+            const WeightView<Weight>& weights, const Destination& to) noexcept {
+  all_of_depth<rows, panels>({input, input_stride, dot_block}, depth, weights, to, nothing);
 }
 
 template <class Weight>
@@ -280,6 +297,37 @@ constexpr auto streams_of(std::index_sequence<panel...>) {
 template <std::size_t rows, class Weight>
 inline constexpr auto stream_functions =
     streams_of<rows, Weight>(std::make_index_sequence<stream_panels>{});
+
+#if defined(__AVX512F__)
+/// For a processor that does one fma of 64 bytes a cycle (dispatch.cpp): it has time to load an
+/// element of input for every fma and to widen the weights of a panel for every tile, but none for
+/// totals that come and go. Input is [blocks][rows][64]. Fetched meanwhile: from `ahead` on,
+/// ahead_step bytes at every step of depth.
+template <std::size_t rows, class Weight>
+void deep_tile(const float* input, std::size_t depth, const WeightView<Weight>& weights,
+               const Destination& to, const void* ahead, std::size_t ahead_step) noexcept {
+  auto line = reinterpret_cast<std::uintptr_t>(ahead);
+  const DeepInput packed{input, dot_block, rows * dot_block};
+  all_of_depth<rows, 1>(packed, depth, weights, to, [&] {
+    __builtin_prefetch(reinterpret_cast<const void*>(line));
+    line += ahead_step;
+  });
+}
+
+template <class Weight>
+using DeepTileFunction = void (*)(const float*, std::size_t, const WeightView<Weight>&,
+                                  const Destination&, const void*, std::size_t) noexcept;
+
+template <class Weight, std::size_t... row>
+constexpr auto deep_tiles_of(std::index_sequence<row...>) {
+  return std::array<DeepTileFunction<Weight>, sizeof...(row)>{&deep_tile<row + 1, Weight>...};
+}
+
+/// deep_tile_functions<Weight>[rows - 1]
+template <class Weight>
+inline constexpr auto deep_tile_functions =
+    deep_tiles_of<Weight>(std::make_index_sequence<deep_tile_rows>{});
+#endif
 
 }  // namespace
 }  // namespace neoxref::simd::NEOXREF_ISA

@@ -25,12 +25,23 @@ constexpr std::size_t most_chunk_rows(std::size_t rows, std::size_t depth) {
   return rows < most ? rows : most;
 }
 
-/// Chunks of one length: a short last one would read and widen the weights for few rows.
-constexpr std::size_t chunk_rows(std::size_t rows, std::size_t depth) {
+/// Rows of a deep tile, and most rows of input that are packed for these at a time: input and two
+/// panels of weights share the second-level cache.
+constexpr std::size_t deep_tile_rows = 14;
+constexpr std::size_t most_deep_chunk_rows(std::size_t rows, std::size_t depth) {
+  const std::size_t blocks = round_up(depth, dot_block) / dot_block;
+  const std::size_t tiles =
+      blocks == 0 ? 1 : packed_floats / 2 / (blocks * dot_block * deep_tile_rows);
+  const std::size_t most = (tiles < 2 ? 2 : tiles > 7 ? 7 : tiles) * deep_tile_rows;
+  return rows < most ? rows : most;
+}
+
+/// At most `most` rows at a time, in pieces of one length: a short last one would read and widen the
+/// weights for few rows.
+constexpr std::size_t even_rows(std::size_t rows, std::size_t most) {
   if (rows == 0) return 0;
-  const std::size_t most = most_chunk_rows(rows, depth);
-  const std::size_t chunks = (rows + most - 1) / most;
-  return (rows + chunks - 1) / chunks;
+  const std::size_t pieces = (rows + most - 1) / most;
+  return (rows + pieces - 1) / pieces;
 }
 
 /// Product: packed input, then totals, then the widened weights of a visit, whose

@@ -220,7 +220,7 @@ class Model:
 
     @property
     def isa(self) -> str:
-        """The instruction set in use: scalar, avx2, avx512, neon."""
+        """The instruction set in use: scalar, avx2, avx512, zen4, neon."""
         return self._core.isa
 
     @property
