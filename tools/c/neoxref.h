@@ -64,7 +64,8 @@ NEOXREF_PUBLIC const char* neoxref_error(void) NEOXREF_NOEXCEPT;
 
 /* Loads a model.
  * name     a folder, a Hub name in the local cache, or "mini".
- * isa      "scalar", "avx2", "avx512", "neon"; null or "": NEOXREF_ISA or the best of this CPU.
+ * isa      "scalar", "avx2", "avx512", "zen4", "neon"; null or "": NEOXREF_ISA or the best of this
+ *          CPU.
  * threads  0: all that this process may use.
  * model    out. */
 NEOXREF_PUBLIC neoxref_status neoxref_load(const char* name, const char* isa, size_t threads,
