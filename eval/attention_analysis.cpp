@@ -227,9 +227,9 @@ Analysis analyse(Model& model, std::span<const Text> texts, std::span<const Pres
 
 Estimate Analysis::estimate(std::size_t score, std::size_t first, std::size_t count,
                             double HeadFigures::*figure) const {
-  std::vector<Unit> of_windows;
-  std::map<std::size_t, Unit> by_text;
-  Unit sum;
+  std::vector<Cluster> of_windows;
+  std::map<std::size_t, Cluster> by_text;
+  Cluster sum;
   for (const AnalysedWindow& window : windows) {
     double value = 0.0;
     for (std::size_t i = 0; i < count; ++i) {
@@ -237,18 +237,18 @@ Estimate Analysis::estimate(std::size_t score, std::size_t first, std::size_t co
     }
     value /= static_cast<double>(count);
     of_windows.push_back({value, 1});
-    for (Unit* unit : {&by_text[window.text], &sum}) {
-      unit->sum += value;
-      ++unit->size;
+    for (Cluster* cluster : {&by_text[window.text], &sum}) {
+      cluster->sum += value;
+      ++cluster->size;
     }
   }
-  std::vector<Unit> of_texts;
-  for (const auto& [text, unit] : by_text) of_texts.push_back(unit);
+  std::vector<Cluster> of_texts;
+  for (const auto& [text, cluster] : by_text) of_texts.push_back(cluster);
   Estimate estimate{sum.sum / static_cast<double>(sum.size), {}};
   if (of_texts.size() >= least_units) {
-    estimate.interval = units_interval(of_texts, Interval::Over::documents);
+    estimate.interval = clusters_interval(of_texts, Interval::Over::documents);
   } else if (of_windows.size() >= least_units) {
-    estimate.interval = units_interval(of_windows, Interval::Over::windows);
+    estimate.interval = clusters_interval(of_windows, Interval::Over::windows);
   }
   return estimate;
 }

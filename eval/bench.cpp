@@ -70,11 +70,11 @@ std::vector<std::size_t> turn_order(std::size_t count, bool random, std::uint64_
   return order;
 }
 
-void take_turns(std::span<Arm* const> arms, const Schedule& schedule,
+void take_turns(std::span<BenchArm* const> arms, const Schedule& schedule,
                 const std::function<void(double)>& progress) {
   const std::size_t planned = schedule.warm_up + schedule.repeat;
   const auto enough = [&](std::size_t round) {
-    return round >= planned && std::all_of(arms.begin(), arms.end(), [&](const Arm* arm) {
+    return round >= planned && std::all_of(arms.begin(), arms.end(), [&](const BenchArm* arm) {
              return arm->seconds() >= schedule.min_seconds;
            });
   };

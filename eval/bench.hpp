@@ -30,9 +30,9 @@ Spread spread(std::vector<double> values);
 std::vector<std::int32_t> bench_tokens(std::size_t count, std::size_t vocab);
 
 /// One thing that is measured again and again.
-class Arm {
+class BenchArm {
 public:
-  virtual ~Arm() = default;
+  virtual ~BenchArm() = default;
   /// One measurement; it counts or only warms up.
   virtual void run(bool counts) = 0;
   /// Measured so far.
@@ -48,7 +48,7 @@ struct Schedule {
 };
 /// Rounds in each of which every arm has one turn, so that a slow moment of the machine hits all.
 /// progress  called with the share done, from 0 to 1; may be empty.
-void take_turns(std::span<Arm* const> arms, const Schedule& schedule,
+void take_turns(std::span<BenchArm* const> arms, const Schedule& schedule,
                 const std::function<void(double)>& progress = {});
 
 /// Indices 0 .. count - 1 in the order of a round: as they are, or shuffled by seed and round.
@@ -56,7 +56,7 @@ std::vector<std::size_t> turn_order(std::size_t count, bool random, std::uint64_
                                     std::uint64_t round);
 
 /// A limit of the machine.
-class LimitArm : public Arm {
+class LimitArm : public BenchArm {
 public:
   enum class Kind : std::uint8_t { multiply_add, read, copy };
   LimitArm(LimitMeter& meter, Kind what, simd::Isa with, std::size_t amount)
@@ -77,7 +77,7 @@ private:
 };
 
 /// Tokens through a model, at full speed.
-class SpeedArm : public Arm {
+class SpeedArm : public BenchArm {
 public:
   double seconds() const override { return seconds_; }
   Spread tokens_per_second() const { return spread(rates_); }

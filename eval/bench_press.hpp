@@ -49,7 +49,7 @@ struct PressRow {
 /// A prompt and new tokens after it, one by one, under each variant: the same tokens for all. The
 /// variants take turns every 32 tokens, in an order of its own each time, so that what slows the
 /// machine slows all of them.
-class PressGroup : public Arm {
+class PressGroup : public BenchArm {
 public:
   /// The first variant is the one that others are compared with.
   PressGroup(engine::Model& model, std::size_t prompt_length, std::size_t new_count,

@@ -87,12 +87,12 @@ double activation64(Function function, double x) {
   }
 }
 
-double Rules::underflow(Format format) const {
+double BoundRules::underflow(Format format) const {
   const FormatLimits& limits = format_limits(format);
   return profile_.flushed.contains(format) ? limits.least_normal : 0.5 * limits.least;
 }
 
-SumRule Rules::sum(std::size_t length, bool weights_round) const {
+SumRule BoundRules::sum(std::size_t length, bool weights_round) const {
   const bool truncates = profile_.accumulator_rounding == Rounding::truncate;
   const double u = unit(profile_.accumulator) * (truncates ? 2.0 : 1.0);
   const double steps = static_cast<double>(length + 1) * (truncates ? 2.0 : 1.0);
@@ -112,7 +112,7 @@ SumRule Rules::sum(std::size_t length, bool weights_round) const {
   return rule;
 }
 
-double Rules::operand(double value, double bound, Format stored) const {
+double BoundRules::operand(double value, double bound, Format stored) const {
   const Format format = profile_.operands;
   const double flush = profile_.flushed.contains(format) ? format_limits(format).least_normal : 0.0;
   if (fits(stored, format)) return flush;
@@ -127,23 +127,23 @@ double Rules::operand(double value, double bound, Format stored) const {
          format_limits(format).least + flush;
 }
 
-double Rules::parameter(Format format, double value) {
+double BoundRules::parameter(Format format, double value) {
   return std::abs(round_to(format, value) - value);
 }
 
-double Rules::store(Format made, Format format, double value, double bound) const {
+double BoundRules::store(Format made, Format format, double value, double bound) const {
   if (!(std::abs(value) + bound <= format_limits(format).largest)) return infinity;
   if (fits(made, format)) return bound;
   return bound + unit(format) * (std::abs(value) + bound) + underflow(format);
 }
 
-double Rules::dumped(Format stored, double value, double bound) const {
+double BoundRules::dumped(Format stored, double value, double bound) const {
   return store(stored, profile_.dump, value, bound);
 }
 
-void Rules::layer_norm(const double* x, const double* e, std::size_t n, const float* gamma,
-                       const float* beta, Format format, double* y, double* bound,
-                       double* magnitude) const {
+void BoundRules::layer_norm(const double* x, const double* e, std::size_t n, const float* gamma,
+                            const float* beta, Format format, double* y, double* bound,
+                            double* magnitude) const {
   const double u = unit(profile_.internal);
   const double least = static_cast<double>(n) * 4.0 * underflow(profile_.internal);
   const auto count = static_cast<double>(n);
@@ -235,7 +235,7 @@ void Rules::layer_norm(const double* x, const double* e, std::size_t n, const fl
   }
 }
 
-void Rules::activation(double x, double e, double& y, double& bound) const {
+void BoundRules::activation(double x, double e, double& y, double& bound) const {
   const Function function = config_.activation;
   const double u = unit(profile_.internal);
   y = activation64(function, x);
@@ -266,7 +266,8 @@ void Rules::activation(double x, double e, double& y, double& bound) const {
   bound = outward(store(profile_.internal, profile_.stored(engine::Tensor::act), y, error));
 }
 
-void Rules::real_angle(std::size_t position, std::size_t pair, double& angle, double& error) const {
+void BoundRules::real_angle(std::size_t position, std::size_t pair, double& angle,
+                            double& error) const {
   const double exponent =
       2.0 * static_cast<double>(pair) / static_cast<double>(config_.rotary_dims);
   const auto base = static_cast<double>(config_.rotary_base);
@@ -280,7 +281,7 @@ void Rules::real_angle(std::size_t position, std::size_t pair, double& angle, do
   error = angle * (relative + 0x1p-48);
 }
 
-double Rules::table_error(double value, double angle_error) const {
+double BoundRules::table_error(double value, double angle_error) const {
   const double error =
       angle_error +
       2.0 * profile_.functions.cos_sin * unit(Format::f32) * (std::abs(value) + angle_error) +
@@ -288,7 +289,7 @@ double Rules::table_error(double value, double angle_error) const {
   return store(Format::f32, profile_.rotary_table, value, error);
 }
 
-Rules::Turn Rules::turn(std::size_t position, std::size_t pair) const {
+BoundRules::Turn BoundRules::turn(std::size_t position, std::size_t pair) const {
   const float exponent = static_cast<float>(2 * pair) / static_cast<float>(config_.rotary_dims);
   const float frequency = 1.0f / simd::pow(config_.rotary_base, exponent);
   const float angle = static_cast<float>(position) * frequency;
@@ -305,7 +306,7 @@ Rules::Turn Rules::turn(std::size_t position, std::size_t pair) const {
   return turn;
 }
 
-void Rules::rotate(double* x, double* e, const Turn* turns, Format made, Format format) const {
+void BoundRules::rotate(double* x, double* e, const Turn* turns, Format made, Format format) const {
   const std::size_t half = config_.rotary_dims / 2;
   const double u = unit(profile_.pointwise);
   const double twice = (1.0 + u) * (1.0 + u) - 1.0;
@@ -330,8 +331,8 @@ void Rules::rotate(double* x, double* e, const Turn* turns, Format made, Format 
   }
 }
 
-void Rules::residual(const double* const* value, const double* const* bound, std::size_t terms,
-                     std::size_t n, Format format, double* y, double* out_bound) const {
+void BoundRules::residual(const double* const* value, const double* const* bound, std::size_t terms,
+                          std::size_t n, Format format, double* y, double* out_bound) const {
   const double u = unit(profile_.pointwise);
   const double least = 3.0 * underflow(profile_.pointwise);
   for (std::size_t i = 0; i < n; ++i) {

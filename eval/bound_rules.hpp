@@ -34,9 +34,9 @@ struct SumRule {
   double least = 0.0;
 };
 
-class Rules {
+class BoundRules {
 public:
-  Rules(const Profile& profile, const engine::Config& config)
+  BoundRules(const Profile& profile, const engine::Config& config)
       : profile_(profile), config_(config) {}
 
   /// Sums of `length` products and one addend more. weights_round: weights are not numbers of the

@@ -121,7 +121,7 @@ private:
   engine::Team& team_;
   const Profile& profile_;
   const Profile exact_;
-  Rules rules_;
+  BoundRules rules_;
   UnitSteps truth_;
   SimulatedSteps simulated_;
   std::span<const std::int32_t> tokens_;

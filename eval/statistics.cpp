@@ -106,46 +106,47 @@ std::string_view interval_name(Interval::Over over) {
   return names[static_cast<std::size_t>(over)];
 }
 
-Interval units_interval(std::span<const Unit> units, Interval::Over over) {
+Interval clusters_interval(std::span<const Cluster> clusters, Interval::Over over) {
   double sum = 0.0;
   double size = 0.0;
-  for (const Unit& unit : units) {
-    sum += unit.sum;
-    size += static_cast<double>(unit.size);
+  for (const Cluster& cluster : clusters) {
+    sum += cluster.sum;
+    size += static_cast<double>(cluster.size);
   }
   const double ratio = sum / size;
   double squares = 0.0;
-  for (const Unit& unit : units) {
-    const double rest = unit.sum - ratio * static_cast<double>(unit.size);
+  for (const Cluster& cluster : clusters) {
+    const double rest = cluster.sum - ratio * static_cast<double>(cluster.size);
     squares += rest * rest;
   }
-  const auto count = static_cast<double>(units.size());
+  const auto count = static_cast<double>(clusters.size());
   const double error = std::sqrt(squares * count / (count - 1)) / size;
-  const double half = student(units.size() - 1) * error;
-  return {ratio - half, ratio + half, over, units.size(), 0};
+  const double half = student(clusters.size() - 1) * error;
+  return {ratio - half, ratio + half, over, clusters.size(), 0};
 }
 
 std::optional<Interval> log_ratio_interval(std::span<const TextScore> texts, std::size_t max_tokens,
                                            std::uint64_t seed) {
-  std::vector<Unit> documents;
-  std::vector<Unit> stretches;
+  std::vector<Cluster> documents;
+  std::vector<Cluster> stretches;
   std::vector<Blocks> blocks;
   for (const TextScore& text : texts) {
     if (text.scored == 0) continue;
     documents.push_back({text.nll - text.full_nll, text.scored});
-    std::map<std::size_t, Unit> of_text;
+    std::map<std::size_t, Cluster> of_text;
     for (const WindowScore& window : text.windows) {
       for (std::size_t i = 0; i < window.scored; ++i) {
         const TokenScore& score = text.scores[window.first_token + i];
-        Unit& unit = of_text[(window.window.begin + score.position) / max_tokens];
-        unit.sum += difference(score);
-        ++unit.size;
+        Cluster& cluster = of_text[(window.window.begin + score.position) / max_tokens];
+        cluster.sum += difference(score);
+        ++cluster.size;
       }
     }
-    for (const auto& [place, unit] : of_text) stretches.push_back(unit);
+    for (const auto& [place, cluster] : of_text) stretches.push_back(cluster);
   }
-  if (documents.size() >= least_units) return units_interval(documents, Interval::Over::documents);
-  if (stretches.size() >= least_units) return units_interval(stretches, Interval::Over::windows);
+  if (documents.size() >= least_units)
+    return clusters_interval(documents, Interval::Over::documents);
+  if (stretches.size() >= least_units) return clusters_interval(stretches, Interval::Over::windows);
   for (const TextScore& text : texts) {
     if (text.scored > 0) blocks.push_back(make_blocks(text));
   }
@@ -196,14 +197,15 @@ std::vector<std::size_t> length_over_time(const WindowScore& window, std::size_t
   return lengths;
 }
 
-std::vector<Spread> control_spreads(const Sweep& sweep) {
-  std::vector<Spread> spreads;
+std::vector<ControlSpread> control_spreads(const Sweep& sweep) {
+  std::vector<ControlSpread> spreads;
   for (const Row& row : sweep.rows) {
     if (!row.arm.control || row.scored == 0) continue;
     const double ratio = row.log_ratio();
-    const auto same = std::find_if(spreads.begin(), spreads.end(), [&](const Spread& spread) {
-      return spread.schedule == row.arm.schedule && spread.score == row.arm.press.score;
-    });
+    const auto same =
+        std::find_if(spreads.begin(), spreads.end(), [&](const ControlSpread& spread) {
+          return spread.schedule == row.arm.schedule && spread.score == row.arm.press.score;
+        });
     if (same == spreads.end()) {
       const engine::Press& press = row.arm.press;
       spreads.push_back({press.score, row.arm.label, press.prune_after, row.arm.schedule, 1, ratio,
@@ -215,8 +217,8 @@ std::vector<Spread> control_spreads(const Sweep& sweep) {
     same->most = std::max(same->most, ratio);
     same->mean += ratio;  // a sum until the end
   }
-  for (Spread& spread : spreads) spread.mean /= static_cast<double>(spread.seeds);
-  std::erase_if(spreads, [](const Spread& spread) { return spread.seeds < 2; });
+  for (ControlSpread& spread : spreads) spread.mean /= static_cast<double>(spread.seeds);
+  std::erase_if(spreads, [](const ControlSpread& spread) { return spread.seeds < 2; });
   return spreads;
 }
 

@@ -33,13 +33,13 @@ std::string_view interval_name(Interval::Over over);
 inline constexpr std::size_t least_units = 10;
 
 /// A sum over some values that belong together, and how many they are.
-struct Unit {
+struct Cluster {
   double sum = 0.0;
   std::size_t size = 0;
 };
 /// Student's t on the ratio of the sums of both, its variance by linearization. At least least_units
-/// units.
-Interval units_interval(std::span<const Unit> units, Interval::Over over);
+/// clusters.
+Interval clusters_interval(std::span<const Cluster> clusters, Interval::Over over);
 
 /// None where the texts are too short for any of the three.
 /// seed  of the bootstrap: the same figures everywhere.
@@ -65,7 +65,7 @@ std::vector<Bucket> buckets(const Row& row, By by);
 std::vector<std::size_t> length_over_time(const WindowScore& window, std::size_t layer);
 
 /// The controls of a budget beside each other.
-struct Spread {
+struct ControlSpread {
   engine::Score score;
   std::string label;  ///< of the budget
   std::size_t prune_after;
@@ -76,6 +76,6 @@ struct Spread {
   double most;
 };
 /// Of every score with several seeds among the control rows.
-std::vector<Spread> control_spreads(const Sweep& sweep);
+std::vector<ControlSpread> control_spreads(const Sweep& sweep);
 
 }  // namespace neoxref::eval

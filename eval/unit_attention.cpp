@@ -26,7 +26,7 @@ struct UnitSteps::Head {
   std::size_t stride;
   Format stored;
 
-  double error(const Rules& rules, std::size_t row, std::size_t d) const {
+  double error(const BoundRules& rules, std::size_t row, std::size_t d) const {
     const std::size_t at = row * stride + d;
     const double inherited = bound == nullptr ? 0.0 : bound[at];
     return inherited + rules.operand(value[at], inherited, stored);

@@ -46,8 +46,8 @@ void widen_weights(const engine::TensorView& tensor, simd::Dtype dtype, std::siz
   }
 }
 
-UnitSteps::UnitSteps(const engine::Checkpoint& checkpoint, engine::Team& team, const Rules& rules,
-                     const simd::Measuring& measuring)
+UnitSteps::UnitSteps(const engine::Checkpoint& checkpoint, engine::Team& team,
+                     const BoundRules& rules, const simd::Measuring& measuring)
     : checkpoint_(checkpoint),
       team_(team),
       rules_(rules),
@@ -80,7 +80,7 @@ Carried UnitSteps::embed(std::span<const std::int32_t> tokens) const {
     for (std::size_t i = 0; i < row.size(); ++i) {
       const std::size_t at = t * row.size() + i;
       result.value[at] = static_cast<double>(row[i]);
-      result.bound[at] = Rules::parameter(format, result.value[at]);
+      result.bound[at] = BoundRules::parameter(format, result.value[at]);
     }
   }
   return result;
@@ -145,7 +145,7 @@ UnitSteps::Linear UnitSteps::prepare(Weight weight, Weight bias, bool has_bias, 
       const auto wide = static_cast<double>(value);
       linear.bias.push_back(wide);
       linear.shown.push_back(
-          linear.format == Format::kld16 ? 0.0 : Rules::parameter(linear.format, wide));
+          linear.format == Format::kld16 ? 0.0 : BoundRules::parameter(linear.format, wide));
     }
   }
   if (!bounds) return linear;

@@ -18,7 +18,7 @@ namespace neoxref::eval {
 /// The operations of a layer over all tokens at once, each with its rule, shared out over a team.
 class UnitSteps {
 public:
-  UnitSteps(const engine::Checkpoint& checkpoint, engine::Team& team, const Rules& rules,
+  UnitSteps(const engine::Checkpoint& checkpoint, engine::Team& team, const BoundRules& rules,
             const simd::Measuring& measuring);
 
   /// Rows of the embedding.
@@ -70,10 +70,10 @@ private:
 
   const engine::Checkpoint& checkpoint_;
   engine::Team& team_;
-  const Rules& rules_;
+  const BoundRules& rules_;
   const engine::Config& config_;
   const simd::Measuring& measuring_;
-  std::vector<Rules::Turn> turns_;  ///< [positions so far][rotary_dims / 2]
+  std::vector<BoundRules::Turn> turns_;  ///< [positions so far][rotary_dims / 2]
   std::map<std::string, bool> rounded_weights_;
   std::vector<std::vector<double>> scratch_;  ///< of each participant
 };

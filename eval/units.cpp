@@ -112,7 +112,7 @@ struct UnitOracle::State {
 
   const engine::Checkpoint& checkpoint;
   Profile profile;
-  Rules rules;
+  BoundRules rules;
   UnitSteps steps;
   std::map<TensorId, Carried> held;        ///< of the unit at hand
   std::map<TensorId, std::size_t> needed;  ///< by so many steps to come

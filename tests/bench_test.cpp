@@ -23,7 +23,7 @@ struct Loaded {
   std::optional<engine::Model> model;
 };
 
-class Counting : public eval::Arm {
+class Counting : public eval::BenchArm {
 public:
   explicit Counting(double each) : each_(each) {}
   void run(bool counts) override {
@@ -60,14 +60,14 @@ BOOST_AUTO_TEST_CASE(everything_takes_turns) {
              boost::test_tools::per_element());
   Counting slow(1.0);
   Counting fast(0.25);
-  eval::Arm* const arms[] = {&slow, &fast};
+  eval::BenchArm* const arms[] = {&slow, &fast};
   eval::take_turns(arms, {2, 3, 0.0, true, 1});
   BOOST_TEST(slow.runs == 5);
   BOOST_TEST(fast.runs == 5);
   // Until the fast one has its seconds too, and all get as many turns.
   Counting other(1.0);
   Counting quick(0.25);
-  eval::Arm* const more[] = {&other, &quick};
+  eval::BenchArm* const more[] = {&other, &quick};
   eval::take_turns(more, {1, 2, 2.0, true, 1});
   BOOST_TEST(quick.runs == 9);
   BOOST_TEST(other.runs == 9);

@@ -42,7 +42,7 @@ simd::Kernels freed_kernels(const simd::Kernels& kernels) {
 }
 
 /// Calls of one kernel.
-class KernelArm : public eval::Arm {
+class KernelArm : public eval::BenchArm {
 public:
   explicit KernelArm(std::function<void()> call) : call_(std::move(call)) {}
   void run(bool counts) override {
@@ -81,7 +81,7 @@ void compare(const std::string& what, const simd::Kernels& contract, const simd:
              const std::function<void(const simd::Kernels&)>& call) {
   KernelArm a([&] { call(contract); });
   KernelArm b([&] { call(without); });
-  eval::Arm* const arms[] = {&a, &b};
+  eval::BenchArm* const arms[] = {&a, &b};
   eval::take_turns(arms, {.warm_up = 1, .repeat = rounds});
   report(what, a.spread().median, b.spread().median);
 }
@@ -170,7 +170,7 @@ void compare_model(const std::filesystem::path& folder, const simd::Kernels& wit
     for (engine::Model* model : {&contract, &other}) {
       pairs.push_back(std::make_unique<eval::DecodeArm>(*model, 256, 32, 1));
     }
-    std::vector<eval::Arm*> arms;
+    std::vector<eval::BenchArm*> arms;
     for (const auto& arm : pairs) arms.push_back(arm.get());
     eval::take_turns(arms, {.warm_up = 1, .repeat = rounds});
     for (std::size_t i = 0; i < names.size(); ++i) {

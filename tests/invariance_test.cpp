@@ -64,7 +64,7 @@ public:
     if (slow_machine()) tokens_.resize(std::min(tokens_.size(), few_tokens));
     base_.isa = std::string(simd::isa_name(simd::usable_isas().back()));
     expected_ = digest(base_, tokens_.size());
-    expected_few_ = digest(base_, few_tokens);
+    expected_few_ = tokens_.size() == few_tokens ? expected_ : digest(base_, few_tokens);
   }
 
   void check(const Point& point) {

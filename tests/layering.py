@@ -149,6 +149,20 @@ def check_bits(path, text, report):
                 report(path, number, problem.format(match.group(1)))
 
 
+def defined_types(text):
+    """(line, full name) of each class and enumeration at namespace level that other files could name."""
+    spaces = []
+    for number, line in enumerate(text.split("\n"), 1):
+        if match := re.match(r"(?:inline )?namespace\s*([\w:]*)\s*\{$", line):
+            spaces.append(match.group(1))
+        elif line.startswith("}  // namespace"):  # clang-format sees to these comments
+            spaces.pop()
+        elif match := re.match(r"(?:struct|class|union|enum(?: class)?) (?:alignas\(\S+\) )?(\w+)(?!\w|::)"
+                               r"[^;]*\{", line):
+            if "" not in spaces:
+                yield number, "::".join([*spaces, match.group(1)])
+
+
 def check_form(path, text, report):
     lines = text.split("\n")
     if path.endswith(CODE) and lines[0] != "// SPDX-License-Identifier: Apache-2.0":
@@ -178,6 +192,7 @@ def check_form(path, text, report):
 def main():
     root = sys.argv[1] if len(sys.argv) > 1 else os.path.join(os.path.dirname(__file__), "..")
     findings = []
+    types = {}
     files = 0
 
     def report(path, number, problem):
@@ -193,6 +208,10 @@ def main():
         if path.endswith(CODE):
             check_includes(root, path, text, report)
             check_bits(path, text, report)
+            # Two of one name are one to the linker, which keeps the functions of either.
+            for number, name in defined_types(text):
+                if (other := types.setdefault(name, path)) != path:
+                    report(path, number, f"{name} is in {other} too")
         if path.endswith("meson.build") or path.endswith(".ini"):
             for number, line in enumerate(text.split("\n"), 1):
                 if match := FAST_FLAGS.search(line):

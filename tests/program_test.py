@@ -3,6 +3,7 @@
 """The program as a user meets it: documents, exit statuses, errors, files, pipes.
 
 usage: python3 tests/program_test.py PATH_TO_NEOXREF [unittest arguments]
+       python3 tests/program_test.py --parts      prints the names of the parts
 
 Needs only the standard library.
 """
@@ -29,6 +30,8 @@ __all__ = ["Analyze", "Bench", "Checkpoints", "Compare", "Eval", "Golden", "Help
            "Usage", "Verify"]
 
 if __name__ == "__main__":
+    if sys.argv[1:] == ["--parts"]:
+        sys.exit(print(*__all__))
     if len(sys.argv) < 2 or not os.access(sys.argv[1], os.X_OK):
         sys.exit("usage: program_test.py PATH_TO_NEOXREF [unittest arguments]")
     case.PROGRAM[:] = [os.path.abspath(sys.argv[1])]

@@ -338,7 +338,7 @@ BOOST_AUTO_TEST_CASE(sums_with_cancellation_in_the_worst_order) {
   for (const std::string_view name : {"f32", "bf16-acc32", "f16-acc32", "tf32"}) {
     const eval::Profile profile = eval::shipped_profile(name);
     const engine::Config config;
-    const eval::Rules rules(profile, config);
+    const eval::BoundRules rules(profile, config);
     tests::Numbers numbers(11);
     for (const std::size_t length : {1u, 2u, 63u, 1000u, 4096u}) {
       std::vector<double> terms;

@@ -187,7 +187,7 @@ Exit BenchCommand::measure(const InterruptGuard& guard) {
     }
   }
   // Limits are measured where the rows are, on memory for the largest of them.
-  std::vector<eval::Arm*> arms;
+  std::vector<eval::BenchArm*> arms;
   for (const auto& bench : benches) {
     std::size_t most = std::size_t{32} << 20;
     const auto each = [&](auto&& use) {

@@ -209,7 +209,7 @@ Json sweep_json(const ReportContext& context) {
   }
   Json document{{"rows", std::move(rows)}};
   Json controls = Json::array();
-  for (const eval::Spread& spread : eval::control_spreads(sweep)) {
+  for (const eval::ControlSpread& spread : eval::control_spreads(sweep)) {
     controls.push_back({{"press", engine::score_name(spread.score)},
                         {"label", spread.label},
                         {"prune_after", spread.prune_after},

@@ -188,7 +188,7 @@ void show_spreads(const Sweep& sweep) {
   const auto spreads = eval::control_spreads(sweep);
   if (spreads.empty()) return;
   print("\nRatios of the controls, over their seeds:\n");
-  for (const eval::Spread& spread : spreads) {
+  for (const eval::ControlSpread& spread : spreads) {
     print(fmt::format("{:>12} {:>10} @{:<5} {:.4f} ({:.4f} to {:.4f}, {} seeds)\n",
                       engine::score_name(spread.score), spread.label, spread.prune_after,
                       std::exp(spread.mean), std::exp(spread.least), std::exp(spread.most),

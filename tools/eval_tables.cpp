@@ -129,7 +129,7 @@ std::string memory_table(const PageContext& context) {
 
 std::string controls_table(const Sweep& sweep) {
   std::string body;
-  for (const eval::Spread& spread : eval::control_spreads(sweep)) {
+  for (const eval::ControlSpread& spread : eval::control_spreads(sweep)) {
     body += "<tr>" + name_cell(std::string(engine::score_name(spread.score))) +
             cell(html_text(spread.label)) + count(spread.prune_after) + count(spread.seeds) +
             cell(std::exp(spread.mean), 4) + cell(std::exp(spread.least), 4) +
