@@ -149,9 +149,9 @@ std::string names(std::span<const Isa> isas) {
 }  // namespace
 
 std::size_t product_scratch(std::size_t rows, std::size_t depth) {
-  const std::size_t chunk =
-      std::max(most_chunk_rows(rows, depth), most_deep_chunk_rows(rows, depth));
-  return packed_size(chunk, depth) + totals_size(chunk) + widened_size;
+  const std::size_t chunk = most_chunk_rows(rows, depth);
+  return std::max(packed_size(chunk, depth) + totals_size(chunk) + widened_size,
+                  packed_size(most_deep_chunk_rows(rows), depth));
 }
 
 std::size_t attention_scratch(std::size_t queries, std::size_t slots, std::size_t head_dim) {

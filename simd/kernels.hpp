@@ -11,8 +11,8 @@
 /// table must give the same bits. No kernel allocates, throws or reads a global.
 namespace neoxref::simd {
 
-/// zen4 is avx512 with the products of a processor that does one fma of 64 bytes a cycle, not two. It
-/// runs wherever avx512 does, and is the best only there.
+/// zen4 is avx512 with other products of 16-bit weights, for a processor that does one 512-bit fma a
+/// cycle, not two. It runs wherever avx512 does; docs/design.md says where it is taken for the best.
 enum class Isa : std::uint8_t { scalar, avx2, avx512, zen4, neon };
 enum class Dtype : std::uint8_t { f32, f16, bf16 };
 
@@ -163,7 +163,7 @@ struct Kernels {
 std::size_t product_scratch(std::size_t rows, std::size_t depth);
 std::size_t attention_scratch(std::size_t queries, std::size_t slots, std::size_t head_dim);
 
-/// Instruction sets that were built in, and of those the ones this CPU runs; best last.
+/// Instruction sets that were built in, and of those the ones this CPU runs, the best for it last.
 std::span<const Isa> built_isas();
 std::span<const Isa> usable_isas();
 

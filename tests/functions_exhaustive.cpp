@@ -138,7 +138,12 @@ Options parse(int count, char** arguments) {
   if (options.functions.empty()) usage("unknown function " + function);
   if (isas.empty()) {
     for (simd::Isa isa : simd::usable_isas()) {
-      if (isa != simd::Isa::scalar) options.isas.push_back(isa);
+      const auto same = [&](simd::Isa other) {
+        return simd::kernels(other).map == simd::kernels(isa).map;
+      };
+      if (isa != simd::Isa::scalar && std::ranges::none_of(options.isas, same)) {
+        options.isas.push_back(isa);
+      }
     }
   }
   for (std::size_t comma = isas.find(','); comma != std::string::npos; comma = isas.find(',')) {

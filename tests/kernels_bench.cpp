@@ -290,7 +290,8 @@ void products(const Kernels& table, const Limits& limits) {
       {512, 512, 1536, Dtype::bf16}, {64, 512, 2048, Dtype::f32},  {16, 512, 2048, Dtype::f16},
       {8, 512, 2048, Dtype::f32},    {4, 512, 2048, Dtype::f32},   {1, 512, 50304, Dtype::f32},
       {1, 512, 50304, Dtype::f16},   {1, 512, 50304, Dtype::bf16}, {1, 512, 2048, Dtype::f32},
-      {1, 2048, 512, Dtype::f16},
+      {1, 2048, 512, Dtype::f16},    {96, 4096, 1024, Dtype::f16}, {96, 4096, 1024, Dtype::f32},
+      {96, 8192, 2048, Dtype::f16},  {96, 8192, 2048, Dtype::f32},
   };
   const char* names[] = {"f32", "f16", "bf16"};
   for (const Matrix& m : shapes) {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <bit>
 #include <boost/test/unit_test.hpp>
@@ -8,6 +9,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstring>
+#include <limits>
 #include <memory>
 #include <new>
 #include <string>
@@ -148,8 +150,16 @@ inline Floats output(Random& random, std::size_t n) {
 /// Scratch that fails the test where a kernel wrote beside what was asked for.
 class Scratch : public Floats {
 public:
-  explicit Scratch(std::size_t n) : Floats(n, 0, true) {}
+  explicit Scratch(std::size_t n) : Floats(n, 0, true), n_(n) {}
+  /// All NaN: nothing of an earlier call is left to be found there.
+  float* fresh() {
+    std::fill_n(data(), n_, std::numeric_limits<float>::quiet_NaN());
+    return data();
+  }
   ~Scratch() { BOOST_TEST(guards_are_intact(), "a kernel wrote beside its scratch"); }
+
+private:
+  std::size_t n_;
 };
 
 /// The usable instruction sets but scalar.

@@ -206,8 +206,11 @@ Exit BenchCommand::measure(const InterruptGuard& guard) {
     }
     need_memory(static_cast<double>(most), "bench");
     bench->meter = std::make_unique<eval::LimitMeter>(bench->model.team(), most);
+    const auto own = simd::limits(bench->isa()).multiply_add;
     for (const simd::Isa isa : simd::usable_isas()) {
-      if (isa != simd::Isa::scalar || bench->isa() == isa) {
+      // Sets that differ in their kernels only (zen4) have one limit.
+      const bool same = simd::limits(isa).multiply_add == own;
+      if (bench->isa() == isa || (isa != simd::Isa::scalar && !same)) {
         bench->add_limit(Kind::multiply_add, isa, 0);
       }
     }

@@ -126,8 +126,8 @@ void Common::add_to_without_model(CLI::App& app, bool one_count) {
            }
            isa = name;
          },
-         "Instruction set: scalar, avx2, avx512, zen4 (AVX-512 at one\nfma a cycle) or neon "
-         "(default: NEOXREF_ISA, else the best)")
+         "Instruction set: scalar, avx2, avx512, zen4 (AVX-512 at one\n512-bit fma a cycle) or "
+         "neon (default: NEOXREF_ISA, else the best)")
       ->type_name("NAME")
       ->group(machine_group);
   app.add_option_function<std::string>(

@@ -7,7 +7,9 @@
 namespace neoxref::simd::NEOXREF_ISA {
 
 void product(const Product& p) noexcept;
-void deep_product(const Product& p) noexcept;  ///< avx512 only, as is zen4_table
+#if defined(__AVX512F__)
+void deep_product(const Product& p) noexcept;
+#endif
 void attention(const Attention& a) noexcept;
 bool layer_norm(const float* x, std::size_t n, const float* gamma, const float* beta, float eps,
                 float* y) noexcept;
@@ -29,8 +31,10 @@ double weighted_difference(const float* weights, const float* a, const float* b,
                            std::size_t n) noexcept;
 bool all_finite(const float* x, std::size_t n) noexcept;
 
-/// All of the above, zen4_table with deep_product.
+/// All of the above.
 extern const Kernels table;
-extern const Kernels zen4_table;
+#if defined(__AVX512F__)
+extern const Kernels zen4_table;  ///< with deep_product
+#endif
 
 }  // namespace neoxref::simd::NEOXREF_ISA

@@ -173,7 +173,7 @@ NEOXREF_INLINE void each_deep_tile(std::size_t rows, F&& f) {
 /// input of the tile that follows.
 template <class Weight>
 void deep_tiles(const Product& p) noexcept {
-  const std::size_t chunk = even_rows(p.rows, most_deep_chunk_rows(p.rows, p.depth));
+  const std::size_t chunk = even_rows(p.rows, most_deep_chunk_rows(p.rows));
   const std::size_t packed_row = packed_size(1, p.depth);
   for (std::size_t row = 0; row < p.rows; row += chunk) {
     const std::size_t rows = p.rows - row < chunk ? p.rows - row : chunk;
@@ -206,7 +206,11 @@ template <bool deep, class Weight>
 void product_of(const Product& p) noexcept {
   if (p.rows <= stream_rows || p.depth == 0) return few_rows<Weight>(p);
 #if defined(__AVX512F__)
-  if constexpr (deep) return deep_tiles<Weight>(p);
+  // Weights of 32 bits come from the caches too slowly to be read once for each tile of one panel. What
+  // a tall tile can take all at once is faster so than in two.
+  if constexpr (deep && !std::is_same_v<Weight, float>) {
+    if (p.rows <= deep_tile_rows || p.rows > tall_tile_rows) return deep_tiles<Weight>(p);
+  }
 #endif
   many_rows<Weight>(p);
 }

@@ -256,15 +256,15 @@ NEOXREF_INLINE void all_of_depth(DeepInput input, std::size_t depth,
     const std::size_t count = depth - start < dot_block ? depth - start : dot_block;
     const WeightView<Weight> block{weights.data + start * weights.step, weights.step,
                                    weights.panel};
+    const float* const x = input.data + start / dot_block * input.block;
     if constexpr (freed) {
-      block_sums(totals, input.data, input.stride, block, count, each_step, nothing);
+      block_sums(totals, x, input.stride, block, count, each_step, nothing);
     } else {
       TileSums<rows, panels> sums;
-      block_sums(sums, input.data, input.stride, block, count, each_step, nothing);
+      block_sums(sums, x, input.stride, block, count, each_step, nothing);
       repeat<rows * TileSums<rows, panels>::width>(
           [&](auto i) { totals.at[i] = Native32(totals.at[i]) + Native32(sums.at[i]); });
     }
-    input.data += input.block;
   }
   repeat<rows>([&](auto r) {
     repeat<panels>([&](auto p) {
@@ -299,9 +299,9 @@ inline constexpr auto stream_functions =
     streams_of<rows, Weight>(std::make_index_sequence<stream_panels>{});
 
 #if defined(__AVX512F__)
-/// For a processor that does one fma of 64 bytes a cycle (dispatch.cpp): it has time to load an
-/// element of input for every fma and to widen the weights of a panel for every tile, but none for
-/// totals that come and go. Input is [blocks][rows][64]. Fetched meanwhile: from `ahead` on,
+/// For a processor that does one 512-bit fma a cycle (dispatch.cpp): it has time to load an element of
+/// input for every fma and to widen the weights of a panel for every tile, but none for totals that
+/// come and go. Input is [blocks][rows][64]. Fetched meanwhile: from `ahead` on,
 /// ahead_step bytes at every step of depth.
 template <std::size_t rows, class Weight>
 void deep_tile(const float* input, std::size_t depth, const WeightView<Weight>& weights,

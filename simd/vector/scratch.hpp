@@ -25,14 +25,11 @@ constexpr std::size_t most_chunk_rows(std::size_t rows, std::size_t depth) {
   return rows < most ? rows : most;
 }
 
-/// Rows of a deep tile, and most rows of input that are packed for these at a time: input and two
-/// panels of weights share the second-level cache.
+/// Rows of a deep tile, and most rows of input that are packed for these at a time. As many however
+/// deep: a panel of weights comes from memory once for all of them, their input from a cache.
 constexpr std::size_t deep_tile_rows = 14;
-constexpr std::size_t most_deep_chunk_rows(std::size_t rows, std::size_t depth) {
-  const std::size_t blocks = round_up(depth, dot_block) / dot_block;
-  const std::size_t tiles =
-      blocks == 0 ? 1 : packed_floats / 2 / (blocks * dot_block * deep_tile_rows);
-  const std::size_t most = (tiles < 2 ? 2 : tiles > 7 ? 7 : tiles) * deep_tile_rows;
+constexpr std::size_t most_deep_chunk_rows(std::size_t rows) {
+  constexpr std::size_t most = 7 * deep_tile_rows;
   return rows < most ? rows : most;
 }
 
@@ -45,7 +42,7 @@ constexpr std::size_t even_rows(std::size_t rows, std::size_t most) {
 }
 
 /// Product: packed input, then totals, then the widened weights of a visit, whose
-/// blocks of depth share max_group_columns (asserted in product.cpp).
+/// blocks of depth share max_group_columns (asserted in product.cpp). Deep tiles: packed input.
 constexpr std::size_t packed_size(std::size_t rows, std::size_t depth) {
   return rows * round_up(depth, dot_block);
 }
