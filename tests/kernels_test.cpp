@@ -227,7 +227,7 @@ BOOST_AUTO_TEST_CASE(product) {
     }
   }
   for (const std::size_t rows : Sizes{1, 5, 13}) check_product({rows, 0, 33}, ++seed);
-  for (int i = 0; i < 6; ++i) check_product({9507, 3, 17}, ++seed);  // a last chunk of one row
+  for (int i = 0; i < 6; ++i) check_product({9507, 3, 17}, ++seed);  // deep tiles: a last row alone
 }
 
 BOOST_AUTO_TEST_CASE(attention) {

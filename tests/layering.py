@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-License-Identifier: Apache-2.0
-"""Checks the sources: which folder may include what, where bits could be lost, and plain form.
+"""Checks the sources: which folder may include what, where bits could be lost, types of one name, and
+plain form.
 
 usage: tests/layering.py [ROOT]      prints each finding as "file:line: what"; exit status 1 if any
 """
@@ -150,17 +151,28 @@ def check_bits(path, text, report):
 
 
 def defined_types(text):
-    """(line, full name) of each class and enumeration at namespace level that other files could name."""
-    spaces = []
-    for number, line in enumerate(text.split("\n"), 1):
-        if match := re.match(r"(?:inline )?namespace\s*([\w:]*)\s*\{$", line):
-            spaces.append(match.group(1))
-        elif line.startswith("}  // namespace"):  # clang-format sees to these comments
-            spaces.pop()
-        elif match := re.match(r"(?:struct|class|union|enum(?: class)?) (?:alignas\(\S+\) )?(\w+)(?!\w|::)"
-                               r"[^;]*\{", line):
-            if "" not in spaces:
-                yield number, "::".join([*spaces, match.group(1)])
+    """(line, full name) of each class and enumeration at namespace level that other files could name;
+    ValueError when braces do not match."""
+    code = re.sub(r"^[ ]*#(?:.*\\\n)*.*$", lambda found: "\n" * found.group(0).count("\n"),
+                  without_comments(text), flags=re.M)
+    blocks = []  # the name of each open namespace, "" for one without; None for any other block
+    begin = 0
+    for match in re.finditer(r"[{};]", code):
+        head = " ".join(code[begin:match.start()].split())
+        begin = match.end()
+        if match.group() == "}":
+            if not blocks:
+                raise ValueError("more } than {")
+            blocks.pop()
+        elif match.group() == "{":
+            space = re.fullmatch(r"(?:inline )?namespace ?([\w:]*)", head)
+            name = re.fullmatch(r"(?:template ?<.*> )?(?:struct|class|union|enum(?: class| struct)?) "
+                                r"(?:alignas ?\(.*?\) )?(\w+)(?: final)?(?: ?:[^:].*)?", head)
+            if name and all(blocks):
+                yield code.count("\n", 0, match.start()) + 1, "::".join([*blocks, name.group(1)])
+            blocks.append(space.group(1) if space else None)
+    if blocks:
+        raise ValueError("more { than }")
 
 
 def check_form(path, text, report):
@@ -209,9 +221,12 @@ def main():
             check_includes(root, path, text, report)
             check_bits(path, text, report)
             # Two of one name are one to the linker, which keeps the functions of either.
-            for number, name in defined_types(text):
-                if (other := types.setdefault(name, path)) != path:
-                    report(path, number, f"{name} is in {other} too")
+            try:
+                for number, name in defined_types(text):
+                    if (other := types.setdefault(name, path)) != path:
+                        report(path, number, f"{name} is in {other} too")
+            except ValueError as error:
+                report(path, 1, f"{error}, outside comments and texts")
         if path.endswith("meson.build") or path.endswith(".ini"):
             for number, line in enumerate(text.split("\n"), 1):
                 if match := FAST_FLAGS.search(line):

@@ -25,13 +25,12 @@ from program.run import Run
 from program.streams import Streams
 from program.usage import Help, Usage
 
-__all__ = ["Analyze", "Bench", "Checkpoints", "Compare", "Eval", "Golden", "Help", "Inspect",
-           "Laboratory", "Logits", "Page", "Plan", "Run", "Streams", "Synth", "Tokenize",
-           "Usage", "Verify"]
+PARTS = [name for name, value in globals().items()
+         if isinstance(value, type) and issubclass(value, unittest.TestCase)]
 
 if __name__ == "__main__":
     if sys.argv[1:] == ["--parts"]:
-        sys.exit(print(*__all__))
+        sys.exit(print(*PARTS))
     if len(sys.argv) < 2 or not os.access(sys.argv[1], os.X_OK):
         sys.exit("usage: program_test.py PATH_TO_NEOXREF [unittest arguments]")
     case.PROGRAM[:] = [os.path.abspath(sys.argv[1])]

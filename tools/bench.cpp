@@ -206,13 +206,13 @@ Exit BenchCommand::measure(const InterruptGuard& guard) {
     }
     need_memory(static_cast<double>(most), "bench");
     bench->meter = std::make_unique<eval::LimitMeter>(bench->model.team(), most);
-    const auto own = simd::limits(bench->isa()).multiply_add;
+    bench->add_limit(Kind::multiply_add, bench->isa(), 0);
     for (const simd::Isa isa : simd::usable_isas()) {
-      // Sets that differ in their kernels only (zen4) have one limit.
-      const bool same = simd::limits(isa).multiply_add == own;
-      if (bench->isa() == isa || (isa != simd::Isa::scalar && !same)) {
-        bench->add_limit(Kind::multiply_add, isa, 0);
-      }
+      // Sets that differ in their kernels only (avx512, zen4) have one limit.
+      const bool known = std::ranges::any_of(bench->limits, [isa](const auto& limit) {
+        return simd::limits(limit->isa).multiply_add == simd::limits(isa).multiply_add;
+      });
+      if (isa != simd::Isa::scalar && !known) bench->add_limit(Kind::multiply_add, isa, 0);
     }
     each([&](const eval::SpeedArm& arm) {
       bench->add_limit(Kind::read, bench->isa(), Bench::touched(arm));

@@ -7,9 +7,7 @@
 namespace neoxref::simd::NEOXREF_ISA {
 
 void product(const Product& p) noexcept;
-#if defined(__AVX512F__)
-void deep_product(const Product& p) noexcept;
-#endif
+void deep_product(const Product& p) noexcept;  ///< avx512 only, as is zen4_table
 void attention(const Attention& a) noexcept;
 bool layer_norm(const float* x, std::size_t n, const float* gamma, const float* beta, float eps,
                 float* y) noexcept;
@@ -33,8 +31,6 @@ bool all_finite(const float* x, std::size_t n) noexcept;
 
 /// All of the above.
 extern const Kernels table;
-#if defined(__AVX512F__)
 extern const Kernels zen4_table;  ///< with deep_product
-#endif
 
 }  // namespace neoxref::simd::NEOXREF_ISA

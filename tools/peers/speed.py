@@ -214,7 +214,7 @@ def main():
     parser.add_argument("--prompt", nargs="*", type=int, default=[128, 512, 2048])
     parser.add_argument("--context", nargs="*", type=int, default=[256, 1900])
     parser.add_argument("--new", type=int, default=32)
-    parser.add_argument("--repeat", type=int, default=5)
+    parser.add_argument("--repeat", type=int, default=20)
     parser.add_argument("--starts", type=int, default=3)
     parser.add_argument("--engine", nargs="+", choices=ENGINES, default=list(ENGINES), metavar="NAME")
     options = parser.parse_args()
