@@ -3,6 +3,7 @@
 // forward does with tokens that it cannot take or values that are not finite.
 #define BOOST_TEST_MODULE model
 #include <algorithm>
+#include <atomic>
 #include <boost/test/unit_test.hpp>
 #include <limits>
 #include <string>
@@ -118,6 +119,40 @@ BOOST_AUTO_TEST_CASE(engine_gives_the_bits_of_the_oracle) {
             shape.name + ", " + model.kernels().name + ", chunks of " + std::to_string(chunk));
       }
     }
+  }
+}
+
+namespace {
+
+std::atomic<std::size_t> products{0};
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(a_model_runs_on_the_table_it_is_handed) {
+  const tests::TemporaryFolder folder;
+  const Shape shape;
+  tests::write_checkpoint(folder.path(), shape);
+  simd::Kernels counted = simd::kernels("scalar");
+  counted.product = [](const simd::Product& product) noexcept {
+    ++products;
+    simd::kernels("scalar").product(product);
+  };
+  engine::RunOptions options{"", engine::Backend::serial, 1};
+  Model own = Model::load(folder.path(), options);
+  options.kernels = &counted;
+  const auto tokens = tests::random_tokens(20, shape.vocab, 3);
+  Sequence sequence = own.sequence(20);
+  const auto expected = run(own, tokens, 20, sequence);
+  BOOST_TEST(products == 0u);
+  Model loaded = Model::load(folder.path(), options);
+  Model shared = own.share(options);
+  for (Model* model : {&loaded, &shared}) {
+    products = 0;
+    BOOST_TEST(&model->kernels() == &counted);
+    Sequence other = model->sequence(20);
+    check_same(expected, run(*model, tokens, 20, other), "a table handed over");
+    // Four products in a layer at least, and the logits.
+    BOOST_TEST(products > 4 * shape.layers);
   }
 }
 

@@ -2,7 +2,9 @@
 #define BOOST_TEST_MODULE parallel
 #include <atomic>
 #include <boost/test/unit_test.hpp>
+#include <chrono>
 #include <string>
+#include <thread>
 #include <vector>
 
 #include "engine/error.hpp"
@@ -97,6 +99,45 @@ BOOST_AUTO_TEST_CASE(the_environment_is_what_the_contract_needs) {
   const bool flushed = product(tiny, 0.5f) == 0.0f;
   FloatEnvironment::write(FloatEnvironment::standard);
   BOOST_CHECK(flushed);
+}
+
+namespace {
+
+struct Ends {
+  std::vector<std::vector<std::uint32_t>> order;  ///< items of each participant, as it did them
+  std::atomic<std::size_t> turned_up{0};
+};
+
+/// The first item of a participant waits until another has one too, or half a minute.
+void note_end(void* context, std::uint32_t, std::uint32_t item, std::size_t participant) noexcept {
+  auto& state = *static_cast<Ends*>(context);
+  state.order[participant].push_back(item);
+  if (state.order[participant].size() > 1) return;
+  ++state.turned_up;
+  const auto end = std::chrono::steady_clock::now() + std::chrono::seconds(30);
+  while (state.turned_up < state.order.size() && std::chrono::steady_clock::now() < end) {
+    std::this_thread::yield();
+  }
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(participants_claim_from_both_ends) {
+  const auto team = Team::create(Backend::openmp, 2);
+  for (const std::uint32_t items : {2u, 3u, 40u}) {
+    Ends state;
+    state.order.resize(2);
+    for (auto& order : state.order) order.reserve(items);
+    const Phase phase{items, note_end};
+    team->run({&phase, 1}, &state);
+    const std::vector<std::uint32_t>& front = state.order[0];
+    const std::vector<std::uint32_t>& back = state.order[1];
+    BOOST_TEST_REQUIRE(front.size() + back.size() == items);
+    BOOST_TEST(!front.empty());
+    BOOST_TEST(!back.empty());
+    for (std::uint32_t i = 0; i < front.size(); ++i) BOOST_TEST(front[i] == i);
+    for (std::uint32_t i = 0; i < back.size(); ++i) BOOST_TEST(back[i] == items - 1 - i);
+  }
 }
 
 BOOST_AUTO_TEST_CASE(names_and_numbers_are_checked) {
