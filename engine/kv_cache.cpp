@@ -1,8 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "engine/kv_cache.hpp"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <cstring>
 #include <new>
@@ -29,44 +27,17 @@ KvCache::KvCache(const CacheShape& shape, std::size_t capacity, std::size_t raw_
     throw Error("cache", "too large", "at most 2^46 bytes",
                 std::to_string(capacity) + " slots in each of " + std::to_string(heads) + " heads");
   }
-  arena_bytes_ = heads * segment_ * sizeof(float);
-  void* memory = mmap(nullptr, arena_bytes_, PROT_READ | PROT_WRITE,
-                      MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-  if (memory == MAP_FAILED) throw std::bad_alloc();
-  arena_ = static_cast<float*>(memory);
+  arena_ = Pages(heads * segment_ * sizeof(float), Pages::Use::sparse);
   lengths_.assign(heads, 0);
-}
-
-KvCache::~KvCache() {
-  if (arena_ != nullptr) munmap(arena_, arena_bytes_);
-}
-
-KvCache::KvCache(KvCache&& other) noexcept : KvCache() {
-  *this = std::move(other);
-}
-
-KvCache& KvCache::operator=(KvCache&& other) noexcept {
-  std::swap(shape_, other.shape_);
-  std::swap(capacity_, other.capacity_);
-  std::swap(value_stride_, other.value_stride_);
-  std::swap(raw_dims_, other.raw_dims_);
-  std::swap(values_at_, other.values_at_);
-  std::swap(norms_at_, other.norms_at_);
-  std::swap(positions_at_, other.positions_at_);
-  std::swap(raw_at_, other.raw_at_);
-  std::swap(segment_, other.segment_);
-  std::swap(arena_bytes_, other.arena_bytes_);
-  std::swap(arena_, other.arena_);
-  std::swap(lengths_, other.lengths_);
-  return *this;
 }
 
 KvCache KvCache::fork() const {
   KvCache copy(shape_, capacity_, raw_dims_);
   copy.lengths_ = lengths_;
+  copy.expect(lengths_.empty() ? 0 : *std::min_element(lengths_.begin(), lengths_.end()));
   for (std::size_t i = 0; i < lengths_.size(); ++i) {
-    const float* from = arena_ + i * segment_;
-    float* to = copy.arena_ + i * segment_;
+    const float* from = floats() + i * segment_;
+    float* to = copy.floats() + i * segment_;
     const std::size_t slots = lengths_[i];
     const auto copy_range = [&](std::size_t start, std::size_t count) {
       std::memcpy(to + start, from + start, count * sizeof(float));
@@ -78,6 +49,10 @@ KvCache KvCache::fork() const {
     copy_range(raw_at_, slots * raw_dims_);
   }
   return copy;
+}
+
+void KvCache::expect(std::size_t slots) const {
+  if (slots >= capacity_ - capacity_ / 4) arena_.prefer_large();
 }
 
 std::size_t KvCache::longest(std::size_t layer) const {

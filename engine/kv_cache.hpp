@@ -6,6 +6,7 @@
 #include <span>
 #include <vector>
 
+#include "engine/pages.hpp"
 #include "simd/kernels.hpp"
 
 namespace neoxref::engine {
@@ -29,11 +30,6 @@ public:
   /// capacity >= 1 slots per head. Errors: Error when the arena would be too large to address.
   /// std::bad_alloc when the system refuses it.
   KvCache(const CacheShape& shape, std::size_t capacity, std::size_t raw_dims = 0);
-  ~KvCache();
-  KvCache(KvCache&& other) noexcept;
-  KvCache& operator=(KvCache&& other) noexcept;
-  KvCache(const KvCache&) = delete;
-  KvCache& operator=(const KvCache&) = delete;
 
   /// A copy of the slots in use, in an arena of the same capacity.
   KvCache fork() const;
@@ -82,13 +78,18 @@ public:
   /// Bytes of keys and values in use, over all layers and heads (8 * head_dim a slot).
   std::size_t logical_bytes() const;
   /// Bytes of the arena, in use or not.
-  std::size_t physical_bytes() const { return arena_bytes_; }
+  std::size_t physical_bytes() const { return arena_.size(); }
+
+  /// To be called before that many slots of each head are written at once: where they are most of the
+  /// arena, it asks for large pages, which attention reads faster.
+  void expect(std::size_t slots) const;
 
 private:
-  KvCache() = default;
   float* segment(std::size_t layer, std::size_t head) const {
-    return arena_ + (layer * shape_.heads + head) * segment_;
+    return floats() + (layer * shape_.heads + head) * segment_;
   }
+
+  float* floats() const { return reinterpret_cast<float*>(arena_.data()); }
 
   CacheShape shape_{};
   std::size_t capacity_ = 0;
@@ -99,8 +100,7 @@ private:
   std::size_t positions_at_ = 0;
   std::size_t raw_at_ = 0;
   std::size_t segment_ = 0;
-  std::size_t arena_bytes_ = 0;
-  float* arena_ = nullptr;
+  Pages arena_;
   std::vector<std::size_t> lengths_;
 };
 

@@ -114,6 +114,14 @@ void Model::check(std::span<const Step> steps) const {
   }
 }
 
+void Model::expect(const Sequence& sequence, std::size_t tokens) const {
+  std::size_t slots = tokens;
+  for (std::size_t layer = 0; layer < config().layers; ++layer) {
+    slots = std::min(slots, sequence.peak(layer, tokens));
+  }
+  sequence.cache.expect(slots);
+}
+
 bool Model::forward(std::span<Step> steps) {
   const simd::FloatEnvironment environment;
   check(steps);
@@ -123,6 +131,7 @@ bool Model::forward(std::span<Step> steps) {
     step.failure.reset();
     slots = std::max(slots, step.sequence->cache.capacity());
     watched = watched || step.sequence->watched();
+    if (step.sequence->position == 0) expect(*step.sequence, step.tokens.size());
   }
   pass_->reserve(steps.size(), slots, watched);
   progress_.assign(steps.size(), {});

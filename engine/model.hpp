@@ -11,6 +11,7 @@
 #include <string_view>
 #include <vector>
 
+#include "engine/buffer.hpp"
 #include "engine/checkpoint.hpp"
 #include "engine/parallel.hpp"
 #include "engine/sequence.hpp"
@@ -95,6 +96,8 @@ private:
   /// What the options choose: kernels and pool.
   void choose(const RunOptions& options);
   void check(std::span<const Step> steps) const;
+  /// Of the pages of a cache that so many tokens are about to fill.
+  void expect(const Sequence& sequence, std::size_t tokens) const;
   bool advance(std::span<Step> steps);
 
   struct Progress {

@@ -45,6 +45,7 @@ struct Packing {
   Linear* target;
   std::uint32_t first_item;  ///< of its panels, counted over all matrices
   std::size_t panels_per_item;
+  std::size_t at;  ///< of the target in the pages of the weights, bytes
 };
 
 /// Columns of a panel that are moved at a time: 16 rows of this many stay in the first-level cache.
@@ -101,7 +102,7 @@ void pack_panel(const TensorView& source, Linear& target, std::size_t panel) {
   const std::size_t depth = target.inputs;
   const std::size_t rows = rows_in(target, panel);
   const std::byte* from = source.bytes.data() + source_row(target, panel) * depth * sizeof(Element);
-  std::byte* to = target.packed.data() + panel * simd::lanes * depth * sizeof(Element);
+  std::byte* to = target.packed + panel * simd::lanes * depth * sizeof(Element);
   Rows<Element> now = {};
   Columns words;
   for (std::size_t start = 0; start < depth; start += tile) {
@@ -171,7 +172,7 @@ void check_embedding(void* context, std::uint32_t, std::uint32_t item, std::size
 /// The largest bit pattern without its sign: the order of magnitudes is that of the bits.
 template <class Bits>
 Bits largest_bits(const Linear& linear, Bits magnitude) {
-  const auto* values = reinterpret_cast<const Bits*>(linear.packed.data());
+  const auto* values = reinterpret_cast<const Bits*>(linear.packed);
   const std::size_t count = linear.outputs() * linear.inputs;
   Bits largest = 0;
   for (std::size_t i = 0; i < count; ++i) {
@@ -183,8 +184,7 @@ Bits largest_bits(const Linear& linear, Bits magnitude) {
 }  // namespace
 
 simd::Panels Linear::panels(std::size_t first) const {
-  return {packed.data() + first * inputs * element_size(dtype), dtype, simd::lanes,
-          inputs * simd::lanes};
+  return {packed + first * inputs * element_size(dtype), dtype, simd::lanes, inputs * simd::lanes};
 }
 
 Weights Weights::pack(const Checkpoint& checkpoint, Team& team) {
@@ -193,6 +193,7 @@ Weights Weights::pack(const Checkpoint& checkpoint, Team& team) {
   weights.hidden_ = config.hidden;
   PackingJob job;
   std::uint32_t items = 0;
+  std::size_t bytes = 0;
 
   const auto norm = [&](Weight gamma, Weight beta, std::size_t layer) {
     return Norm{widened(checkpoint.tensor(gamma, layer)), widened(checkpoint.tensor(beta, layer))};
@@ -204,12 +205,11 @@ Weights Weights::pack(const Checkpoint& checkpoint, Team& team) {
     target.inputs = source.shape[1];
     target.groups = groups;
     target.group_outputs = source.shape[0] / groups;
-    target.packed = Buffer<std::byte>(target.outputs() * target.inputs * element_size(target.dtype),
-                                      Buffer<std::byte>::Uninitialized{});
     const std::size_t panels = target.outputs() / simd::lanes;
     const std::size_t panel_bytes = simd::lanes * target.inputs * element_size(target.dtype);
     const std::size_t per_item = std::max<std::size_t>(1, item_bytes / panel_bytes);
-    job.matrices.push_back({&source, &target, items, per_item});
+    job.matrices.push_back({&source, &target, items, per_item, bytes});
+    bytes += simd::round_up(target.outputs() * target.inputs * element_size(target.dtype), 64);
     items += static_cast<std::uint32_t>((panels + per_item - 1) / per_item);
     if (bias == nullptr || !checkpoint.has(*bias)) return;
     const std::vector<float> values = widened(checkpoint.tensor(*bias, layer));
@@ -236,6 +236,12 @@ Weights Weights::pack(const Checkpoint& checkpoint, Team& team) {
   }
   weights.final_layer_norm = norm(Weight::final_norm_weight, Weight::final_norm_bias, 0);
   linear(weights.embed_out, Weight::embed_out, nullptr, 0, 1);
+
+  weights.pages_ = Pages(bytes, Pages::Use::whole);
+  weights.pages_.prefer_large();
+  for (const Packing& packing : job.matrices) {
+    packing.target->packed = weights.pages_.data() + packing.at;
+  }
 
   const TensorView& embed_in = checkpoint.tensor(Weight::embed_in);
   job.embedding = &embed_in;
@@ -279,15 +285,6 @@ float largest_magnitude(const Linear& linear) {
       break;
   }
   return std::bit_cast<float>(largest_bits<std::uint32_t>(linear, 0x7fffffff));
-}
-
-std::size_t Weights::packed_bytes() const {
-  std::size_t bytes = embed_out.packed.size();
-  for (const LayerWeights& layer : layers) {
-    bytes += layer.query_key_value.packed.size() + layer.dense.packed.size() +
-             layer.dense_h_to_4h.packed.size() + layer.dense_4h_to_h.packed.size();
-  }
-  return bytes;
 }
 
 }  // namespace neoxref::engine

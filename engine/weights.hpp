@@ -5,8 +5,8 @@
 #include <span>
 #include <vector>
 
-#include "engine/buffer.hpp"
 #include "engine/checkpoint.hpp"
+#include "engine/pages.hpp"
 #include "engine/parallel.hpp"
 #include "simd/kernels.hpp"
 
@@ -17,7 +17,7 @@ namespace neoxref::engine {
 /// query_key_value, one for all others); every group starts a new panel and is padded with zero
 /// rows.
 struct Linear {
-  Buffer<std::byte> packed;
+  std::byte* packed = nullptr;  ///< in the pages of the weights, at a multiple of 64 bytes
   simd::Dtype dtype = simd::Dtype::f32;
   std::size_t inputs = 0;
   std::size_t groups = 1;
@@ -65,9 +65,10 @@ struct Weights {
   Norm final_layer_norm;
   Linear embed_out;
   /// Bytes of packed matrices.
-  std::size_t packed_bytes() const;
+  std::size_t packed_bytes() const { return pages_.size(); }
 
 private:
+  Pages pages_;  ///< all packed matrices
   std::span<const std::byte> embed_in_;
   simd::Dtype embed_dtype_ = simd::Dtype::f32;
   std::size_t hidden_ = 0;

@@ -37,7 +37,7 @@ struct AnalysedWindow {
 };
 
 /// A mean over windows, and its 95 % interval: over texts where there are at least 10, else over
-/// windows where there are, else none (docs/protocols.md, "Statistics").
+/// windows where there are, else none (docs/protocols.md, "Intervals").
 struct Estimate {
   double mean = 0.0;
   std::optional<Interval> interval;

@@ -59,7 +59,7 @@ using Question = std::function<std::vector<float>(const Kernels&)>;
 
 std::vector<float> product(const Kernels& kernels, simd::Dtype dtype) {
   std::vector<float> answers;
-  for (const std::size_t rows : {1u, 3u, 12u, 29u}) {
+  for (const std::size_t rows : {1u, 3u, 12u, 17u, 29u, 101u}) {
     for (const std::size_t depth : {1u, 63u, 64u, 65u, 200u}) {
       constexpr std::size_t outputs = 37;
       constexpr std::size_t panels = 3;

@@ -14,7 +14,7 @@
 namespace neoxref::eval {
 
 /// 95 % interval of a row's log_ratio, the mean of d_t = nll - full nll over its scored tokens.
-/// Definitions: docs/protocols.md, "Statistics".
+/// Definitions: docs/protocols.md, "Intervals".
 struct Interval {
   enum class Over : std::uint8_t {
     documents,  ///< Student's t on the ratio of sums, documents as units: at least 10 of them

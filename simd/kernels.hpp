@@ -16,7 +16,7 @@ namespace neoxref::simd {
 enum class Isa : std::uint8_t { scalar, avx2, avx512, zen4, neon };
 enum class Dtype : std::uint8_t { f32, f16, bf16 };
 
-/// Correctly rounded functions of one binary32 argument (docs/contract.md, "Ground rules").
+/// Correctly rounded functions of one binary32 argument (docs/contract.md, "Functions").
 /// gelu_tanh is gelu_new and gelu_pytorch_tanh; gelu_fast is the same with the decimal 0.7978845608.
 enum class Function : std::uint8_t {
   exp,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The same bits whatever computes them: threads, backends, instruction sets, chunks, company in a
-// batch, storage. Each axis in full against one base point, then a pairwise cover of all of them.
+// batch, storage, room in the cache. Each axis in full against one base point, then a pairwise cover of all of them.
 // With NEOXREF_SLOW_MACHINE set (emulators, sanitizers) fewer tokens and one point an axis are used,
 // and that is printed.
 #define BOOST_TEST_MODULE invariance
@@ -32,6 +32,7 @@ using engine::Sequence;
 using engine::Step;
 
 constexpr std::size_t few_tokens = 64;
+constexpr std::size_t spares[] = {0, 1, 16, 100, 5000};
 
 struct Point {
   std::string isa;
@@ -40,11 +41,13 @@ struct Point {
   std::size_t chunk = 0;    ///< 0: the whole prompt
   std::size_t company = 0;  ///< 0: alone; else the place in a batch of three, 1 to 3
   bool widened = false;
+  std::size_t spare = 0;  ///< slots of the cache beyond those that the tokens need
 
   std::string text() const {
     return isa + " " + std::string(engine::backend_name(backend)) + " x " +
            std::to_string(threads) + ", chunks of " + std::to_string(chunk) + ", batch place " +
-           std::to_string(company) + (widened ? ", float32 file" : "");
+           std::to_string(company) + (widened ? ", float32 file" : "") + ", spare slots " +
+           std::to_string(spare);
   }
 };
 
@@ -85,6 +88,7 @@ public:
     check(with([](Point& p) { p.chunk = 7; }));
     check(with([](Point& p) { p.company = 2; }));
     check(with([](Point& p) { p.widened = true; }));
+    check(with([](Point& p) { p.spare = 1000; }));
   }
 
   void check_all() {
@@ -108,6 +112,9 @@ public:
       check(with([&](Point& p) { p.company = place; }));
     }
     check(with([](Point& p) { p.widened = true; }));
+    for (const std::size_t spare : spares) {
+      check(with([&](Point& p) { p.spare = spare; }));
+    }
     for (const Point& point : pairwise()) check(point);
     BOOST_CHECK_GE(checked_, 30u);
   }
@@ -145,6 +152,7 @@ private:
         point.isa = isas[(i + j) % 5 % isas.size()];
         point.company = (i + 2 * j) % 5 % 4;
         point.widened = (i + 3 * j) % 5 % 2 == 1;
+        point.spare = spares[(i + 4 * j) % 5];
         points.push_back(point);
       }
     }
@@ -169,7 +177,7 @@ private:
     Model& on = model(point);
     const std::size_t vocab = on.config().vocab;
     std::vector<float> logits(count * vocab);
-    Sequence sequence = on.sequence(count, press_);
+    Sequence sequence = on.sequence(count + point.spare, press_);
     std::vector<std::vector<std::int32_t>> other_tokens;
     std::vector<Sequence> others;
     std::vector<std::vector<float>> other_logits(2, std::vector<float>(vocab));

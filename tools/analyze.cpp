@@ -42,7 +42,6 @@ void AnalyzeCommand::check_usage() {
   for (const CLI::Option* option : of_future) {
     if (option->count() > 0 && !future) throw UsageError(option->get_name() + ": needs --future");
   }
-  if (!texts.task.empty()) throw UsageError("--task: reads items of eval");
   if (future && options.max_tokens < eval::least_tokens) {
     throw UsageError(fmt::format("--max-tokens: with --future at least {}", eval::least_tokens));
   }

@@ -368,7 +368,8 @@ Command add_bench(CLI::App& program) {
   app->add_flag("--start-only", bench.only_start,
                 "Only load and run 16 tokens: what --starts starts");
   add_text(*app, "--baseline", bench.baseline, "FILE",
-           "An earlier --json document to compare with; exits with 1\nwhere a row is slower");
+           "An earlier --json document to compare with; exits with 1\nwhere a row is slower or has "
+           "other logits");
   add_number(*app, "--tolerance", bench.tolerance, 0.1, 99.0, true,
              "By more than so many percent (default: 10)");
   add_counts(

@@ -108,7 +108,7 @@ Command add_compare(CLI::App& program) {
   app->footer(
       "OTHER is a .safetensors, .npz, .npy, .pb (ONNX), .json (Polygraphy) or .kld (llama.cpp) "
       "file,\n"
-      "or a folder of such files. docs/compare.md: names, rules, verdicts.\n"
+      "or a folder of such files, .json left out. docs/compare.md: names, rules, verdicts.\n"
       "Exit status: 0 agrees, 1 diverges.\n"
       "Example: neoxref compare golden/ dump.safetensors --profile bf16-acc32 --html page.html");
   app->add_option("GOLDEN", state->golden_path, "A folder that neoxref golden has made")
@@ -125,8 +125,9 @@ Command add_compare(CLI::App& program) {
            "What OTHER's names and layouts mean (JSON)");
   add_text(*app, "--require", state->require, "NAMES|all",
            "Tensors that must be there, with commas; * stands for any characters");
-  add_count(*app, "--envelope", state->envelope_runs, 0, 64,
-            "Simulated runs of the profile, made where bounds do not suffice; 0: none");
+  add_count(
+      *app, "--envelope", state->envelope_runs, 0, 64,
+      "Simulated runs of the profile, made where bounds do not suffice; 0: none\n(default: 8)");
   app->add_option("--causes", state->causes,
                   "Known deviations that explain the divergence: auto, looked for\nwhere tensors "
                   "fail and the search is no long one; always;\nnever (default: auto)")

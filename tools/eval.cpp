@@ -330,6 +330,7 @@ Command add_eval(CLI::App& program) {
       "  neoxref eval mini --protocol fixed --dataset wikitext --keep-ratio 1");
   state->common.add_to(*app);
   state->texts.add_to(*app);
+  state->texts.add_task_to(*app);
   add_protocol(*app, *state);
   state->press.add_to(*app, true);
   app->add_flag("--controls", state->controls,

@@ -104,6 +104,9 @@ void TextOptions::add_to(CLI::App& app) {
                  "With --dataset wikitext: article or paragraph\n(default: article)")
       ->type_name("NAME")
       ->check(CLI::IsMember({"article", "paragraph"}));
+}
+
+void TextOptions::add_task_to(CLI::App& app) {
   app.add_option("--task", task,
                  "lambada: predict the last word of each item; --text\nnames files of JSON lines "
                  "with a field \"text\"")

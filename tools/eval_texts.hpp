@@ -19,6 +19,7 @@ struct TextOptions {
   std::string task;
 
   void add_to(CLI::App& app);
+  void add_task_to(CLI::App& app);
   /// Tokens of every text, with their bytes and words. Usage errors for options that do not go
   /// together. Errors: Error.
   std::vector<eval::Text> read(const engine::Tokenizer& tokenizer) const;

@@ -1,0 +1,122 @@
+// SPDX-License-Identifier: Apache-2.0
+// Memory from the system: what it holds, and where large pages are asked for.
+#define BOOST_TEST_MODULE pages
+#include <algorithm>
+#include <boost/test/unit_test.hpp>
+#include <cstdint>
+#include <cstdio>
+#include <fstream>
+#include <new>
+#include <optional>
+#include <sstream>
+#include <string>
+#include <vector>
+
+#include "engine/kv_cache.hpp"
+#include "engine/model.hpp"
+#include "engine/pages.hpp"
+#include "tests/checkpoints.hpp"
+
+namespace {
+
+using namespace neoxref;
+using engine::KvCache;
+using engine::Pages;
+
+/// Whether large pages were asked for where `address` lies; nothing where the system does not say.
+std::optional<bool> asked_for_large(const void* address) {
+  std::ifstream maps("/proc/self/smaps");
+  const auto wanted = reinterpret_cast<std::uintptr_t>(address);
+  bool inside = false;
+  for (std::string line; std::getline(maps, line);) {
+    std::uintptr_t first = 0;
+    std::uintptr_t last = 0;
+    char dash = 0;
+    std::istringstream text(line);
+    if (text >> std::hex >> first >> dash >> last && dash == '-') {
+      inside = first <= wanted && wanted < last;
+    } else if (inside && line.starts_with("VmFlags:")) {
+      return (line + " ").find(" hg ") != std::string::npos;
+    }
+  }
+  return std::nullopt;
+}
+
+bool system_has_large_pages() {
+  const Pages pages(std::size_t{4} << 20, Pages::Use::whole);
+  pages.prefer_large();
+  if (asked_for_large(pages.data()).value_or(false)) return true;
+  std::printf("SKIP pages: this system does not say where large pages were asked for\n");
+  return false;
+}
+
+}  // namespace
+
+BOOST_AUTO_TEST_CASE(pages_are_zero_and_keep_what_is_written) {
+  constexpr std::size_t bytes = (std::size_t{5} << 20) + 3;
+  for (const Pages::Use use : {Pages::Use::whole, Pages::Use::sparse}) {
+    Pages pages(bytes, use);
+    BOOST_TEST(pages.size() == bytes);
+    const auto zero = [](std::byte value) { return value == std::byte{0}; };
+    BOOST_TEST(std::all_of(pages.data(), pages.data() + bytes, zero));
+    pages.data()[0] = std::byte{7};
+    pages.data()[bytes - 1] = std::byte{9};
+    pages.prefer_large();
+    std::byte* const data = pages.data();
+    Pages moved(std::move(pages));
+    BOOST_TEST(moved.data() == data);
+    Pages assigned;
+    assigned = std::move(moved);
+    BOOST_TEST(assigned.data() == data);
+    BOOST_TEST((assigned.data()[0] == std::byte{7}));
+    BOOST_TEST((assigned.data()[bytes - 1] == std::byte{9}));
+  }
+  BOOST_TEST(Pages(0, Pages::Use::whole).data() == nullptr);
+  BOOST_CHECK_THROW(Pages(std::size_t{1} << 60, Pages::Use::sparse), std::bad_alloc);
+}
+
+BOOST_AUTO_TEST_CASE(a_cache_that_fills_at_once_asks_for_large_pages) {
+  if (!system_has_large_pages()) return;
+  const engine::CacheShape shape{2, 4, 64};
+  for (const auto& [slots, large] : {std::pair{767u, false}, {768u, true}, {1024u, true}}) {
+    KvCache cache(shape, 1024);
+    cache.expect(slots);
+    BOOST_TEST(asked_for_large(cache.keys(0, 0)).value() == large);
+    for (std::size_t head = 0; head < 4; ++head) {
+      cache.set_length(0, head, slots);
+      cache.set_length(1, head, slots);
+    }
+    const KvCache fork = cache.fork();
+    BOOST_TEST(asked_for_large(fork.keys(0, 0)).value() == large);
+  }
+  KvCache uneven(shape, 1024);
+  for (std::size_t head = 0; head < 4; ++head) uneven.set_length(0, head, 1024);
+  const KvCache fork = uneven.fork();
+  BOOST_TEST(!asked_for_large(fork.keys(0, 0)).value());
+}
+
+BOOST_AUTO_TEST_CASE(a_prompt_asks_for_them_and_a_press_or_a_short_one_does_not) {
+  if (!system_has_large_pages()) return;
+  const tests::TemporaryFolder folder;
+  tests::Shape shape;
+  shape.max_positions = 512;
+  tests::write_checkpoint(folder.path(), shape);
+  engine::Model model = engine::Model::load(folder.path(), {"", engine::Backend::serial, 1});
+  engine::Press press;
+  press.budget.keep_ratio = engine::KeepRatio::parse("0.5");
+  press.prune_after = 32;
+  struct Case {
+    std::size_t tokens;
+    std::optional<engine::Press> press;
+    bool large;
+  };
+  for (const auto& [tokens, chosen, large] :
+       {Case{400, {}, true}, Case{100, {}, false}, Case{400, press, false}}) {
+    engine::Sequence sequence = model.sequence(512, chosen);
+    const auto ids = tests::random_tokens(tokens, shape.vocab, 1);
+    std::vector<float> logits(shape.vocab);
+    engine::Step step{&sequence, ids, engine::LogitRows::last, logits.data()};
+    BOOST_TEST_REQUIRE(model.forward({&step, 1}));
+    BOOST_TEST(asked_for_large(sequence.cache.keys(1, 0)).value() == large);
+  }
+}
