@@ -36,7 +36,12 @@ Piece piece_of(std::size_t units, std::size_t items, std::size_t item) {
 }  // namespace
 
 LimitMeter::LimitMeter(engine::Team& team, std::size_t most_bytes)
-    : team_(team), buffer_(simd::round_up(most_bytes / sizeof(float) + 1, 2 * read_unit)) {}
+    : team_(team), size_(simd::round_up(most_bytes / sizeof(float) + 1, 2 * read_unit)) {
+  pages_ = engine::Pages(size_ * sizeof(float), engine::Pages::Use::whole);
+  pages_.prefer_large();
+  // Pages that were only read would all be one.
+  std::fill_n(floats(), size_, 0.0f);
+}
 
 template <class Work>
 double LimitMeter::timed(std::size_t passes, Work& work) {
@@ -65,13 +70,12 @@ double LimitMeter::multiply_add(simd::Isa isa) {
 
 double LimitMeter::read(simd::Isa isa, std::size_t bytes) {
   const simd::Limits& limits = simd::limits(isa);
-  const std::size_t units = std::min(bytes / sizeof(float), buffer_.size()) / read_unit;
+  const std::size_t units = std::min(bytes / sizeof(float), size_) / read_unit;
   const std::size_t items = team_.threads() * items_per_thread;
   std::atomic<std::uint32_t> kept{0};
   auto work = [&](std::uint32_t item) {
     const Piece piece = piece_of(units, items, item);
-    const float sum =
-        limits.read(buffer_.data() + piece.first * read_unit, piece.count * read_unit);
+    const float sum = limits.read(floats() + piece.first * read_unit, piece.count * read_unit);
     // All are zero; what could be something else cannot be left out by a compiler.
     if (sum != 0.0f) kept.fetch_add(1, std::memory_order_relaxed);
   };
@@ -79,15 +83,15 @@ double LimitMeter::read(simd::Isa isa, std::size_t bytes) {
 }
 
 double LimitMeter::copy(std::size_t bytes) {
-  const std::size_t floats = std::min(bytes / sizeof(float), buffer_.size() / 2);
+  const std::size_t count = std::min(bytes / sizeof(float), size_ / 2);
   const std::size_t items = team_.threads() * items_per_thread;
-  float* const from = buffer_.data();
-  float* const to = buffer_.data() + buffer_.size() / 2;
+  float* const from = floats();
+  float* const to = floats() + size_ / 2;
   auto work = [&](std::uint32_t item) {
-    const Piece piece = piece_of(floats, items, item);
+    const Piece piece = piece_of(count, items, item);
     std::memcpy(to + piece.first, from + piece.first, piece.count * sizeof(float));
   };
-  return rate(static_cast<double>(floats * sizeof(float)), work);
+  return rate(static_cast<double>(count * sizeof(float)), work);
 }
 
 }  // namespace neoxref::eval

@@ -3,7 +3,7 @@
 
 #include <cstddef>
 
-#include "engine/buffer.hpp"
+#include "engine/pages.hpp"
 #include "engine/parallel.hpp"
 #include "simd/limits.hpp"
 
@@ -33,7 +33,9 @@ private:
   double rate(double amount, Work& work);
 
   engine::Team& team_;
-  engine::Buffer<float> buffer_;
+  float* floats() const { return reinterpret_cast<float*>(pages_.data()); }
+  engine::Pages pages_;
+  std::size_t size_;  ///< floats
 };
 
 }  // namespace neoxref::eval
