@@ -96,7 +96,7 @@ private:
   /// What the options choose: kernels and pool.
   void choose(const RunOptions& options);
   void check(std::span<const Step> steps) const;
-  /// Of the pages of a cache that so many tokens are about to fill.
+  /// Tells a cache how many slots its first tokens fill in every layer.
   void expect(const Sequence& sequence, std::size_t tokens) const;
   bool advance(std::span<Step> steps);
 

@@ -36,11 +36,12 @@ Piece piece_of(std::size_t units, std::size_t items, std::size_t item) {
 }  // namespace
 
 LimitMeter::LimitMeter(engine::Team& team, std::size_t most_bytes)
-    : team_(team), size_(simd::round_up(most_bytes / sizeof(float) + 1, 2 * read_unit)) {
-  pages_ = engine::Pages(size_ * sizeof(float), engine::Pages::Use::whole);
+    : team_(team),
+      pages_(simd::round_up(most_bytes + 1, 2 * read_unit * sizeof(float)),
+             engine::Pages::Use::whole) {
   pages_.prefer_large();
   // Pages that were only read would all be one.
-  std::fill_n(floats(), size_, 0.0f);
+  std::fill_n(floats(), size(), 0.0f);
 }
 
 template <class Work>
@@ -70,7 +71,7 @@ double LimitMeter::multiply_add(simd::Isa isa) {
 
 double LimitMeter::read(simd::Isa isa, std::size_t bytes) {
   const simd::Limits& limits = simd::limits(isa);
-  const std::size_t units = std::min(bytes / sizeof(float), size_) / read_unit;
+  const std::size_t units = std::min(bytes / sizeof(float), size()) / read_unit;
   const std::size_t items = team_.threads() * items_per_thread;
   std::atomic<std::uint32_t> kept{0};
   auto work = [&](std::uint32_t item) {
@@ -83,10 +84,10 @@ double LimitMeter::read(simd::Isa isa, std::size_t bytes) {
 }
 
 double LimitMeter::copy(std::size_t bytes) {
-  const std::size_t count = std::min(bytes / sizeof(float), size_ / 2);
+  const std::size_t count = std::min(bytes / sizeof(float), size() / 2);
   const std::size_t items = team_.threads() * items_per_thread;
   float* const from = floats();
-  float* const to = floats() + size_ / 2;
+  float* const to = floats() + size() / 2;
   auto work = [&](std::uint32_t item) {
     const Piece piece = piece_of(count, items, item);
     std::memcpy(to + piece.first, from + piece.first, piece.count * sizeof(float));

@@ -32,10 +32,11 @@ private:
   template <class Work>
   double rate(double amount, Work& work);
 
-  engine::Team& team_;
   float* floats() const { return reinterpret_cast<float*>(pages_.data()); }
+  std::size_t size() const { return pages_.size() / sizeof(float); }
+
+  engine::Team& team_;
   engine::Pages pages_;
-  std::size_t size_;  ///< floats
 };
 
 }  // namespace neoxref::eval
