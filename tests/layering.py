@@ -36,7 +36,7 @@ LIBRARIES = {
     "arm_neon.h": {"tests/functions_elsewhere/"},
     "zip.h": {"eval/foreign_npz.cpp"},
     "pybind11/": {"tools/python/"},
-    "CLI/": {"tools/"},
+    "CLI/": {"tools/command_line.cpp", "tools/main.cpp"},
     "fmt/": {"tools/"},
     "boost/": {"tests/"},
     "benchmark/": {"tests/"},

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <limits>
 #include <memory>
+#include <nlohmann/json.hpp>
 
 #include "engine/error.hpp"
 #include "eval/attention_analysis.hpp"
@@ -29,7 +30,7 @@ struct AnalyzeCommand {
   std::string csv;
   bool future = false;
   PressOptions press;  ///< of --future
-  std::vector<CLI::Option*> of_future;
+  std::vector<Option> of_future;
 
   void check_usage();
   Exit operator()();
@@ -39,8 +40,8 @@ struct AnalyzeCommand {
 };
 
 void AnalyzeCommand::check_usage() {
-  for (const CLI::Option* option : of_future) {
-    if (option->count() > 0 && !future) throw UsageError(option->get_name() + ": needs --future");
+  for (const Option option : of_future) {
+    if (option.given() && !future) throw UsageError(option.name() + ": needs --future");
   }
   if (future && options.max_tokens < eval::least_tokens) {
     throw UsageError(fmt::format("--max-tokens: with --future at least {}", eval::least_tokens));
@@ -54,7 +55,9 @@ std::vector<Score> AnalyzeCommand::default_scores(const engine::Config& config) 
       Score::knorm, Score::knorm_high, Score::knorm_rot, Score::knorm_pass, Score::knorm_centered,
       Score::vnorm, Score::vk_ratio,   Score::recent,    Score::keydiff,    Score::random};
   if (future) {
-    all.insert(all.end(), {Score::observed, Score::observed_sum, Score::tova, Score::snapkv});
+    for (const Score score : {Score::observed, Score::observed_sum, Score::tova, Score::snapkv}) {
+      all.push_back(score);
+    }
   }
   std::erase_if(all, [&](Score score) {
     return (score == Score::knorm_rot && config.rotary_dims == 0) ||
@@ -152,32 +155,31 @@ Exit AnalyzeCommand::operator()() {
   return report.future ? warn_of_missing_cuts(*report.future) : Exit::ok;
 }
 
-void add_future(CLI::App& app, AnalyzeCommand& state) {
+void add_future(CommandLine app, AnalyzeCommand& state) {
   constexpr const char* group = "Reference";
   app.add_flag("--future", state.future,
                "Also cut each text once, behind its prompt, and set every\nscore beside the one "
                "that knows the attention to come")
-      ->group(group);
+      .group(group);
   state.of_future = {
       add_keep_ratio(app, state.press.keep_ratios, true,
                      "Shares of the slots that the cut keeps\n(default: 0.9,0.5,0.1)"),
-      add_count(app, "--prune-after", state.press.prune_afters.front(), 0, largest_count,
-                "Tokens of the prompt, as in eval (default: 256)"),
-      add_count(app, "--sinks", state.press.sinks, 0, largest_count,
-                "First slots that are always kept (default: 0)"),
-      add_count(app, "--recent", state.press.recent, 0, largest_count,
-                "Last slots that are always kept (default: 0)"),
+      app.add_count("--prune-after", state.press.prune_afters.front(), 0, largest_count,
+                    "Tokens of the prompt, as in eval (default: 256)"),
+      app.add_count("--sinks", state.press.sinks, 0, largest_count,
+                    "First slots that are always kept (default: 0)"),
+      app.add_count("--recent", state.press.recent, 0, largest_count,
+                    "Last slots that are always kept (default: 0)"),
       add_skip_layers(app, state.press.skip_layers)};
-  for (CLI::Option* option : state.of_future) option->group(group);
+  for (Option option : state.of_future) option.group(group);
 }
 
 }  // namespace
 
-Command add_analyze(CLI::App& program) {
+Command add_analyze(CommandLine program) {
   auto state = std::make_shared<AnalyzeCommand>();
-  CLI::App* app = program.add_subcommand(
-      "analyze", "How well scores rank slots by the attention that they draw");
-  app->footer(
+  const CommandLine app = program.add_subcommand(
+      "analyze", "How well scores rank slots by the attention that they draw",
       "ALR, the attention lost by dropping slots in the order of a score instead of the\n"
       "ideal one, and Spearman's rank correlation, by layer and head of runs without a\n"
       "press. Definitions: docs/analysis.md.\n"
@@ -185,21 +187,21 @@ Command add_analyze(CLI::App& program) {
       "  neoxref analyze mini --score knorm,knorm-high,random\n"
       "  neoxref analyze mini --dataset wikitext --text wiki.test.raw --json\n"
       "  neoxref analyze mini --future --keep-ratio 0.5,0.1");
-  state->common.add_to(*app);
-  state->texts.add_to(*app);
-  add_count(*app, "--max-tokens", state->options.max_tokens, eval::first_analysed_query + 1,
-            largest_count, "Tokens of each text, or of a window (default: 1024)");
-  add_count(*app, "--windows", state->options.windows, 1, largest_count,
-            "Most windows of a text, side by side (default: 1)");
-  app->add_flag("--bos", state->bos, "Put <|endoftext|> first");
-  add_scores(*app, state->scores,
+  state->common.add_to(app);
+  state->texts.add_to(app);
+  app.add_count("--max-tokens", state->options.max_tokens, eval::first_analysed_query + 1,
+                largest_count, "Tokens of each text, or of a window (default: 1024)");
+  app.add_count("--windows", state->options.windows, 1, largest_count,
+                "Most windows of a text, side by side (default: 1)");
+  app.add_flag("--bos", state->bos, "Put <|endoftext|> first");
+  add_scores(app, state->scores,
              "knorm, knorm-high, knorm-rot, knorm-pass,\nknorm-centered, vnorm, vk-ratio, recent, "
              "keydiff,\nrandom (default: all); with --future any score");
-  add_count(*app, "--press-seed", state->press.seed, 0, std::numeric_limits<std::uint64_t>::max(),
-            "Seed of the random scores (default: 0)");
-  app->add_option("--csv", state->csv, "Write the figures of every window and head as CSV")
-      ->type_name("FILE");
-  add_future(*app, *state);
+  app.add_count("--press-seed", state->press.seed, 0, std::numeric_limits<std::uint64_t>::max(),
+                "Seed of the random scores (default: 0)");
+  app.add_option("--csv", state->csv, "Write the figures of every window and head as CSV")
+      .type_name("FILE");
+  add_future(app, *state);
   return [state] {
     state->check_usage();
     return (*state)();

@@ -5,6 +5,7 @@
 #include <charconv>
 #include <chrono>
 #include <memory>
+#include <nlohmann/json.hpp>
 
 #include "engine/error.hpp"
 #include "engine/model_path.hpp"
@@ -51,8 +52,8 @@ struct BenchCommand {
 };
 
 /// "128,512" with numbers from `least` to `most`.
-CLI::Option* add_counts(CLI::App& app, const std::string& name, std::function<void(Counts)> keep,
-                        std::size_t least, std::size_t most, const std::string& help) {
+Option add_counts(CommandLine app, const std::string& name, std::function<void(Counts)> keep,
+                  std::size_t least, std::size_t most, const std::string& help) {
   const auto read = [=](const std::string& text) {
     Counts counts;
     const char* at = text.data();
@@ -74,7 +75,7 @@ CLI::Option* add_counts(CLI::App& app, const std::string& name, std::function<vo
     }
     keep(std::move(counts));
   };
-  return app.add_option_function<std::string>(name, read, help)->type_name("N,N,...");
+  return app.add_function(name, read, help).type_name("N,N,...");
 }
 
 using Kind = eval::LimitArm::Kind;
@@ -329,65 +330,65 @@ Exit BenchCommand::warn_of_missing_cuts(const Json& rows) const {
 
 }  // namespace
 
-Command add_bench(CLI::App& program) {
+Command add_bench(CommandLine program) {
   auto state = std::make_shared<BenchCommand>();
-  CLI::App* app = program.add_subcommand(
-      "bench", "Speed of prompts and new tokens beside what this machine can do");
-  app->footer(
+  const CommandLine app = program.add_subcommand(
+      "bench", "Speed of prompts and new tokens beside what this machine can do",
       "Everything takes turns in each round; figures are medians over rounds. With press\n"
       "options: first token and new tokens of each keep ratio beside the uncompressed run\n"
       "on the same tokens. docs/performance.md says what a row is measured against.\n"
       "Example: neoxref bench --shape pythia-70m --threads 1,2");
   BenchCommand& bench = *state;
-  app->add_option("MODEL", bench.common.model, "As for run; needs no tokenizer")->type_name("");
-  add_shape(*app, bench.shape);
-  add_dtype(*app, bench.dtype);
+  app.add_option("MODEL", bench.common.model, "As for run; needs no tokenizer").type_name("");
+  add_shape(app, bench.shape);
+  add_dtype(app, bench.dtype);
   add_counts(
-      *app, "--prompt", [&bench](Counts list) { bench.prompts = std::move(list); }, 1, 1 << 24,
+      app, "--prompt", [&bench](Counts list) { bench.prompts = std::move(list); }, 1, 1 << 24,
       "Tokens of prompts (default: 128,512,2048)");
   add_counts(
-      *app, "--context", [&bench](Counts list) { bench.contexts = std::move(list); }, 1, 1 << 24,
+      app, "--context", [&bench](Counts list) { bench.contexts = std::move(list); }, 1, 1 << 24,
       "Tokens before new ones (default: 256,1900)");
   add_counts(
-      *app, "--batch", [&bench](Counts list) { bench.batches = std::move(list); }, 1, 4096,
+      app, "--batch", [&bench](Counts list) { bench.batches = std::move(list); }, 1, 4096,
       "Sequences at a time (default: 1)");
-  add_count(*app, "--new", bench.steps, 1, 1 << 24, "New tokens at each context (default: 32)");
-  add_count(*app, "--repeat", bench.schedule.repeat, 1, 100'000, "Rounds that count (default: 5)");
-  add_number(*app, "--min-time", bench.min_seconds, 1e-3, 1e5, true,
-             "More rounds, until each row was measured for so many\nseconds (default: 0)");
-  add_count(*app, "--warm-up", bench.schedule.warm_up, 0, 1000,
-            "Rounds before them that do not count (default: 1)");
-  app->add_option("--order", bench.order,
-                  "random: another one in each round; fixed (default:\nrandom)")
-      ->type_name("NAME")
-      ->check(CLI::IsMember({"random", "fixed"}));
-  app->add_flag("--cold-first", bench.cold_first,
-                "No warm-up, fixed order: what the first row pays for\nall others");
-  add_count(*app, "--starts", bench.starts, 0, 1000,
-            "Processes started to measure loading and memory\n(default: 3)");
-  app->add_flag("--start-only", bench.only_start,
-                "Only load and run 16 tokens: what --starts starts");
-  add_text(*app, "--baseline", bench.baseline, "FILE",
-           "An earlier --json document to compare with; exits with 1\nwhere a row is slower or has "
-           "other logits");
-  add_number(*app, "--tolerance", bench.tolerance, 0.1, 99.0, true,
-             "By more than so many percent (default: 10)");
+  app.add_count("--new", bench.steps, 1, 1 << 24, "New tokens at each context (default: 32)");
+  app.add_count("--repeat", bench.schedule.repeat, 1, 100'000, "Rounds that count (default: 5)");
+  app.add_number("--min-time", bench.min_seconds, 1e-3, 1e5, true,
+                 "More rounds, until each row was measured for so many\nseconds (default: 0)");
+  app.add_count("--warm-up", bench.schedule.warm_up, 0, 1000,
+                "Rounds before them that do not count (default: 1)");
+  app.add_option("--order", bench.order,
+                 "random: another one in each round; fixed (default:\nrandom)")
+      .type_name("NAME")
+      .one_of({"random", "fixed"});
+  app.add_flag("--cold-first", bench.cold_first,
+               "No warm-up, fixed order: what the first row pays for\nall others");
+  app.add_count("--starts", bench.starts, 0, 1000,
+                "Processes started to measure loading and memory\n(default: 3)");
+  app.add_flag("--start-only", bench.only_start,
+               "Only load and run 16 tokens: what --starts starts");
+  app.add_text(
+      "--baseline", bench.baseline, "FILE",
+      "An earlier --json document to compare with; exits with 1\nwhere a row is slower or has "
+      "other logits");
+  app.add_number("--tolerance", bench.tolerance, 0.1, 99.0, true,
+                 "By more than so many percent (default: 10)");
   add_counts(
-      *app, "--press-prompt", [&bench](Counts list) { bench.press_prompts = std::move(list); }, 1,
+      app, "--press-prompt", [&bench](Counts list) { bench.press_prompts = std::move(list); }, 1,
       1 << 24, "Tokens before the new ones (default: 128)")
-      ->group("Compression");
-  add_count(*app, "--press-new", bench.press_new, 1, 1 << 24,
-            "New tokens (default: to the end of the context)")
-      ->group("Compression");
-  app->add_flag("--naive-press", bench.naive,
-                "Also with norms, a full sort and a copy of everything at\nevery token")
-      ->group("Compression");
-  bench.common.add_to_without_model(*app, false);
+      .group("Compression");
+  app.add_count("--press-new", bench.press_new, 1, 1 << 24,
+                "New tokens (default: to the end of the context)")
+      .group("Compression");
+  app.add_flag("--naive-press", bench.naive,
+               "Also with norms, a full sort and a copy of everything at\nevery token")
+      .group("Compression");
+  bench.common.add_to_without_model(app, false);
   add_counts(
-      *app, "--threads", [&bench](Counts list) { bench.threads = std::move(list); }, 1, 4096,
+      app, "--threads", [&bench](Counts list) { bench.threads = std::move(list); }, 1, 4096,
       "Numbers of threads (default: all this process may use)")
-      ->group("Machine");
-  bench.press.add_to(*app, true, true);
+      .group("Machine");
+  bench.press.add_to(app, true, true);
   return [state] { return (*state)(); };
 }
 

@@ -3,6 +3,7 @@
 
 #include <chrono>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <sstream>
 
@@ -101,45 +102,43 @@ struct CompareCommand {
 
 }  // namespace
 
-Command add_compare(CLI::App& program) {
+Command add_compare(CommandLine program) {
   auto state = std::make_shared<CompareCommand>();
-  CLI::App* app = program.add_subcommand(
-      "compare", "Compare another backend's tensors with a golden's, first divergence first");
-  app->footer(
+  const CommandLine app = program.add_subcommand(
+      "compare", "Compare another backend's tensors with a golden's, first divergence first",
       "OTHER is a .safetensors, .npz, .npy, .pb (ONNX), .json (Polygraphy) or .kld (llama.cpp) "
       "file,\n"
       "or a folder of such files, .json left out. docs/compare.md: names, rules, verdicts.\n"
       "Exit status: 0 agrees, 1 diverges.\n"
       "Example: neoxref compare golden/ dump.safetensors --profile bf16-acc32 --html page.html");
-  app->add_option("GOLDEN", state->golden_path, "A folder that neoxref golden has made")
-      ->type_name("DIR")
-      ->required();
-  app->add_option("OTHER", state->other_path, "What the other backend computed")
-      ->type_name("FILE|DIR")
-      ->required();
-  add_text(*app, "--model", state->model, "MODEL", "The golden's model, if it lies elsewhere now");
-  add_text(*app, "--profile", state->profile, "NAME|FILE.json",
-           "How the backend rounds: f32, tf32, bf16-acc32, f16-acc32,\n"
-           "bf16-flash, kld16 or a file\n(default: what OTHER's numbers look like)");
-  add_text(*app, "--rules", state->rules_path, "FILE",
-           "What OTHER's names and layouts mean (JSON)");
-  add_text(*app, "--require", state->require, "NAMES|all",
-           "Tensors that must be there, with commas; * stands for any characters");
-  add_count(
-      *app, "--envelope", state->envelope_runs, 0, 64,
+  app.add_option("GOLDEN", state->golden_path, "A folder that neoxref golden has made")
+      .type_name("DIR")
+      .required();
+  app.add_option("OTHER", state->other_path, "What the other backend computed")
+      .type_name("FILE|DIR")
+      .required();
+  app.add_text("--model", state->model, "MODEL", "The golden's model, if it lies elsewhere now");
+  app.add_text("--profile", state->profile, "NAME|FILE.json",
+               "How the backend rounds: f32, tf32, bf16-acc32, f16-acc32,\n"
+               "bf16-flash, kld16 or a file\n(default: what OTHER's numbers look like)");
+  app.add_text("--rules", state->rules_path, "FILE", "What OTHER's names and layouts mean (JSON)");
+  app.add_text("--require", state->require, "NAMES|all",
+               "Tensors that must be there, with commas; * stands for any characters");
+  app.add_count(
+      "--envelope", state->envelope_runs, 0, 64,
       "Simulated runs of the profile, made where bounds do not suffice; 0: none\n(default: 8)");
-  app->add_option("--causes", state->causes,
-                  "Known deviations that explain the divergence: auto, looked for\nwhere tensors "
-                  "fail and the search is no long one; always;\nnever (default: auto)")
-      ->type_name("WHEN")
-      ->check([](const std::string& name) {
+  app.add_option("--causes", state->causes,
+                 "Known deviations that explain the divergence: auto, looked for\nwhere tensors "
+                 "fail and the search is no long one; always;\nnever (default: auto)")
+      .type_name("WHEN")
+      .check([](const std::string& name) {
         return name == "auto" || name == "always" || name == "never"
                    ? std::string{}
                    : "expected auto, always or never";
       });
-  add_text(*app, "--html", state->html, "FILE", "Also write a page with maps and histograms");
-  add_text(*app, "--junit", state->junit, "FILE", "Also write JUnit XML");
-  state->common.add_to_without_model(*app);
+  app.add_text("--html", state->html, "FILE", "Also write a page with maps and histograms");
+  app.add_text("--junit", state->junit, "FILE", "Also write JUnit XML");
+  state->common.add_to_without_model(app);
   return [state] { return (*state)(); };
 }
 

@@ -5,6 +5,7 @@
 #include <bit>
 #include <filesystem>
 #include <memory>
+#include <nlohmann/json.hpp>
 
 #include "engine/error.hpp"
 #include "engine/model_path.hpp"
@@ -133,23 +134,22 @@ Exit ConformCommand::operator()() const {
 
 }  // namespace
 
-Command add_conform(CLI::App& program) {
+Command add_conform(CommandLine program) {
   auto state = std::make_shared<ConformCommand>();
-  CLI::App* app = program.add_subcommand(
-      "conform", "Grade another implementation of the contract, or make the kit it answers");
-  app->footer(
+  const CommandLine app = program.add_subcommand(
+      "conform", "Grade another implementation of the contract, or make the kit it answers",
       "Exits with 1 when an answer is missing or not the expected one. The kit is text, and\n"
       "docs/conformance.md says what it asks.\n"
       "Example: neoxref conform answers.jsonl --level operation,layer");
-  add_text(*app, "FILE", state->answers, "", "Answers, JSON lines (-: standard input)");
-  add_text(*app, "--kit", state->kit, "FILE", "The kit that was answered (default: the one here)");
-  app->add_option("--level", state->levels, "Only these levels")
-      ->delimiter(',')
-      ->check(CLI::IsMember({"operation", "layer", "model", "generation"}))
-      ->type_name("NAME,...");
-  app->add_flag("--make", state->make, "Make the kit and its models");
-  add_text(*app, "-o,--output", state->output, "DIR", "The folder to make");
-  state->common.add_to_without_model(*app);
+  app.add_text("FILE", state->answers, "", "Answers, JSON lines (-: standard input)");
+  app.add_text("--kit", state->kit, "FILE", "The kit that was answered (default: the one here)");
+  app.add_option("--level", state->levels, "Only these levels")
+      .with_commas()
+      .one_of({"operation", "layer", "model", "generation"})
+      .type_name("NAME,...");
+  app.add_flag("--make", state->make, "Make the kit and its models");
+  app.add_text("-o,--output", state->output, "DIR", "The folder to make");
+  state->common.add_to_without_model(app);
   return [state] { return (*state)(); };
 }
 

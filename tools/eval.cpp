@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "engine/error.hpp"
@@ -45,7 +46,7 @@ struct EvalCommand {
   std::string series;
   std::string html;
   std::string resume;
-  std::vector<CLI::Option*> fixed_by_preset;
+  std::vector<Option> fixed_by_preset;
 
   void check_usage();
   Exit operator()();
@@ -63,8 +64,8 @@ struct EvalCommand {
 void EvalCommand::check_usage() {
   if (!preset.empty()) {
     std::vector<std::string> given = press.given_names();
-    for (const CLI::Option* option : fixed_by_preset) {
-      if (option->count() > 0) given.push_back(option->get_name());
+    for (const Option option : fixed_by_preset) {
+      if (option.given()) given.push_back(option.name());
     }
     if (!given.empty()) throw UsageError("--preset " + preset + ": fixes " + given.front());
     apply(*find_preset(preset), press, layout);
@@ -261,31 +262,31 @@ Exit EvalCommand::warn_of_missing_cuts(const Sweep& sweep) const {
   return missing && !press.allow_no_cuts ? Exit::not_cut : Exit::ok;
 }
 
-void add_outputs(CLI::App& app, EvalCommand& state) {
+void add_outputs(CommandLine app, EvalCommand& state) {
   constexpr const char* group = "Output";
   app.add_option("--csv", state.csv, "Write the rows and their texts as CSV")
-      ->type_name("FILE")
-      ->group(group);
+      .type_name("FILE")
+      .group(group);
   app.add_option("--per-token", state.per_token,
                  "Write nll, position, cuts so far and distance since the\nlast cut of every "
                  "scored token: CSV, or JSON lines where\nFILE ends in .jsonl")
-      ->type_name("FILE")
-      ->group(group);
+      .type_name("FILE")
+      .group(group);
   app.add_option("--series", state.series, "Write the numbers of the pictures of --html as CSV")
-      ->type_name("FILE")
-      ->group(group);
+      .type_name("FILE")
+      .group(group);
   app.add_option("--html", state.html,
                  "Write one page with pictures and tables; needs gnuplot\n(Debian package "
                  "gnuplot-nox)")
-      ->type_name("FILE")
-      ->group(group);
+      .type_name("FILE")
+      .group(group);
   app.add_option("--resume", state.resume,
                  "Keep finished texts in FILE; a sweep that was interrupted\ngoes on from there")
-      ->type_name("FILE")
-      ->group(group);
+      .type_name("FILE")
+      .group(group);
 }
 
-void add_protocol(CLI::App& app, EvalCommand& state) {
+void add_protocol(CommandLine app, EvalCommand& state) {
   constexpr const char* group = "Protocol";
   const auto protocol = [&state](const std::string& name) {
     try {
@@ -295,31 +296,29 @@ void add_protocol(CLI::App& app, EvalCommand& state) {
     }
   };
   state.fixed_by_preset = {
-      app.add_option_function<std::string>(
-             "--protocol", protocol,
-             "two-phase, all, after-first-cut, sliding or fixed\n(default: two-phase)")
-          ->type_name("NAME"),
-      add_count(app, "--max-tokens", state.layout.max_tokens, 3, largest_count,
-                "Tokens of each text, or of a window of sliding and fixed\n(default: 1024)"),
-      add_count(app, "--stride", state.layout.stride, 1, largest_count,
-                "sliding: tokens between the beginnings of two windows"),
+      app.add_function("--protocol", protocol,
+                       "two-phase, all, after-first-cut, sliding or fixed\n(default: two-phase)")
+          .type_name("NAME"),
+      app.add_count("--max-tokens", state.layout.max_tokens, 3, largest_count,
+                    "Tokens of each text, or of a window of sliding and fixed\n(default: 1024)"),
+      app.add_count("--stride", state.layout.stride, 1, largest_count,
+                    "sliding: tokens between the beginnings of two windows"),
       app.add_flag("--bos", state.bos, "Put <|endoftext|> first; it is never scored")};
-  for (CLI::Option* option : state.fixed_by_preset) option->group(group);
+  for (Option option : state.fixed_by_preset) option.group(group);
   app.add_option("--preset", state.preset,
                  "study-1, study-2 or study-final: all choices of an\nexperiment of the KnormPress "
                  "study")
-      ->type_name("NAME")
-      ->check(CLI::IsMember({"study-1", "study-2", "study-final"}))
-      ->group(group);
+      .type_name("NAME")
+      .one_of({"study-1", "study-2", "study-final"})
+      .group(group);
 }
 
 }  // namespace
 
-Command add_eval(CLI::App& program) {
+Command add_eval(CommandLine program) {
   auto state = std::make_shared<EvalCommand>();
-  CLI::App* app =
-      program.add_subcommand("eval", "Perplexity against the share of the KV cache that is kept");
-  app->footer(
+  const CommandLine app = program.add_subcommand(
+      "eval", "Perplexity against the share of the KV cache that is kept",
       "Two-phase protocol: the first prune_after tokens of a text enter untouched, the\n"
       "rest is scored while the cache is cut. The others, and every figure, are defined\n"
       "in docs/protocols.md. Lists give every combination. Exits with 3 when a\n"
@@ -328,16 +327,16 @@ Command add_eval(CLI::App& program) {
       "  neoxref eval mini --keep-ratio 1,0.9,0.5,0.1 --prune-after 256\n"
       "  neoxref eval mini --score knorm,keydiff --keep-ratio 0.5 --controls\n"
       "  neoxref eval mini --protocol fixed --dataset wikitext --keep-ratio 1");
-  state->common.add_to(*app);
-  state->texts.add_to(*app);
-  state->texts.add_task_to(*app);
-  add_protocol(*app, *state);
-  state->press.add_to(*app, true);
-  app->add_flag("--controls", state->controls,
-                "Beside each budget: random and random-fresh with 5 seeds,\nand recent, with slots "
-                "equal at every step")
-      ->group("Compression");
-  add_outputs(*app, *state);
+  state->common.add_to(app);
+  state->texts.add_to(app);
+  state->texts.add_task_to(app);
+  add_protocol(app, *state);
+  state->press.add_to(app, true);
+  app.add_flag("--controls", state->controls,
+               "Beside each budget: random and random-fresh with 5 seeds,\nand recent, with slots "
+               "equal at every step")
+      .group("Compression");
+  add_outputs(app, *state);
   return [state] {
     state->check_usage();
     return (*state)();

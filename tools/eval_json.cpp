@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The document of `eval --json`.
 #include <cmath>
+#include <nlohmann/json.hpp>
 
 #include "tools/eval_report.hpp"
 #include "tools/eval_series.hpp"

@@ -90,28 +90,27 @@ std::string bad_dataset(const std::string& name) {
 
 }  // namespace
 
-void TextOptions::add_to(CLI::App& app) {
+void TextOptions::add_to(CommandLine app) {
   app.add_option("--text", files,
                  "Text files or patterns such as 'books/*.txt', after\nMODEL (default: the two "
                  "excerpts that come with mini)")
-      ->type_name("FILE");
+      .type_name("FILE");
   app.add_option("--dataset", dataset,
                  "Read the files of --text as wikitext or pg19 (these may\nbe folders), or the "
                  "texts of jsonl:PATH")
-      ->type_name("NAME")
-      ->check(bad_dataset);
-  app.add_option("--unit", unit,
-                 "With --dataset wikitext: article or paragraph\n(default: article)")
-      ->type_name("NAME")
-      ->check(CLI::IsMember({"article", "paragraph"}));
+      .type_name("NAME")
+      .check(bad_dataset);
+  app.add_text("--unit", unit, "NAME",
+               "With --dataset wikitext: article or paragraph\n(default: article)")
+      .one_of({"article", "paragraph"});
 }
 
-void TextOptions::add_task_to(CLI::App& app) {
+void TextOptions::add_task_to(CommandLine app) {
   app.add_option("--task", task,
                  "lambada: predict the last word of each item; --text\nnames files of JSON lines "
                  "with a field \"text\"")
-      ->type_name("NAME")
-      ->check(CLI::IsMember({"lambada"}));
+      .type_name("NAME")
+      .one_of({"lambada"});
 }
 
 std::string TextOptions::text() const {

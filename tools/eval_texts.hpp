@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "engine/tokenizer.hpp"
 #include "eval/sweep.hpp"
+#include "tools/command_line.hpp"
 
 namespace neoxref::tools {
 
@@ -18,8 +18,8 @@ struct TextOptions {
   std::optional<std::string> unit;
   std::string task;
 
-  void add_to(CLI::App& app);
-  void add_task_to(CLI::App& app);
+  void add_to(CommandLine app);
+  void add_task_to(CommandLine app);
   /// Tokens of every text, with their bytes and words. Usage errors for options that do not go
   /// together. Errors: Error.
   std::vector<eval::Text> read(const engine::Tokenizer& tokenizer) const;

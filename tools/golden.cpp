@@ -5,6 +5,7 @@
 #include <array>
 #include <chrono>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "engine/error.hpp"
@@ -140,35 +141,34 @@ struct GoldenCommand {
 
 }  // namespace
 
-Command add_golden(CLI::App& program) {
+Command add_golden(CommandLine program) {
   auto state = std::make_shared<GoldenCommand>();
-  CLI::App* app = program.add_subcommand(
-      "golden", "Write a run's recipe, and digests of all its tensors, to compare with");
-  app->footer(
+  const CommandLine app = program.add_subcommand(
+      "golden", "Write a run's recipe, and digests of all its tensors, to compare with",
       "Example: neoxref golden mini --text \"The old captain\" -o golden\n"
       "Checked by neoxref verify; the format: docs/goldens.md.");
-  state->common.add_to(*app);
-  add_text(*app, "--tokens", state->tokens, "N,N,...", "Token ids");
-  add_text(*app, "--text", state->text, "TEXT", "A text");
-  add_text(*app, "--file", state->file, "FILE",
-           "A file with token ids, commas between\n(-: standard input)");
-  app->add_option("-o,--output", state->output, "The folder to write; a golden there is replaced")
-      ->type_name("DIR")
-      ->required();
-  app->add_option("--digests", state->digests,
-                  "Leaves, a short digest for each token: layers, of layer\noutputs; all, of every "
-                  "operation (default: layers)")
-      ->type_name("NAME")
-      ->check([](const std::string& name) {
+  state->common.add_to(app);
+  app.add_text("--tokens", state->tokens, "N,N,...", "Token ids");
+  app.add_text("--text", state->text, "TEXT", "A text");
+  app.add_text("--file", state->file, "FILE",
+               "A file with token ids, commas between\n(-: standard input)");
+  app.add_option("-o,--output", state->output, "The folder to write; a golden there is replaced")
+      .type_name("DIR")
+      .required();
+  app.add_option("--digests", state->digests,
+                 "Leaves, a short digest for each token: layers, of layer\noutputs; all, of every "
+                 "operation (default: layers)")
+      .type_name("NAME")
+      .check([](const std::string& name) {
         return name == "layers" || name == "all" ? std::string{} : "expected layers or all";
       });
-  app->add_option("--tensors", state->tensors,
-                  "Values to store: none, logits, layers (and logits), all\n(and the cache), or "
-                  "names with commas between, * for any\ncharacters (default: none)")
-      ->type_name("NAME,...");
-  add_count(*app, "--prompt-tokens", state->prompt_tokens, 1, largest_count,
-            "--trigger after-prompt: tokens before the cut");
-  state->press.add_to(*app, false);
+  app.add_option("--tensors", state->tensors,
+                 "Values to store: none, logits, layers (and logits), all\n(and the cache), or "
+                 "names with commas between, * for any\ncharacters (default: none)")
+      .type_name("NAME,...");
+  app.add_count("--prompt-tokens", state->prompt_tokens, 1, largest_count,
+                "--trigger after-prompt: tokens before the cut");
+  state->press.add_to(app, false);
   return [state] { return (*state)(); };
 }
 

@@ -5,6 +5,6 @@
 
 namespace neoxref::tools {
 
-Command add_golden(CLI::App& program);
+Command add_golden(CommandLine program);
 
 }  // namespace neoxref::tools

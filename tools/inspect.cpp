@@ -3,6 +3,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
 
 #include "engine/checkpoint.hpp"
@@ -110,12 +111,12 @@ struct InspectCommand {
 
 }  // namespace
 
-Command add_inspect(CLI::App& program) {
+Command add_inspect(CommandLine program) {
   auto state = std::make_shared<InspectCommand>();
-  CLI::App* app = program.add_subcommand(
-      "inspect", "Show tensors and config, after every check that loading makes");
-  app->footer("MODEL may also be one .safetensors file.\nExample: neoxref inspect mini");
-  state->common.add_to(*app);
+  const CommandLine app = program.add_subcommand(
+      "inspect", "Show tensors and config, after every check that loading makes",
+      "MODEL may also be one .safetensors file.\nExample: neoxref inspect mini");
+  state->common.add_to(app);
   return [state] { return (*state)(); };
 }
 

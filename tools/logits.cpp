@@ -3,6 +3,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <span>
 
@@ -102,17 +103,18 @@ struct LogitsCommand {
 
 }  // namespace
 
-Command add_logits(CLI::App& program) {
+Command add_logits(CommandLine program) {
   auto state = std::make_shared<LogitsCommand>();
-  CLI::App* app = program.add_subcommand("logits", "Write the logits of every token as .npy");
-  app->footer("Example: neoxref logits mini --tokens 1,2,3 -o logits.npy");
-  state->common.add_to(*app);
-  add_text(*app, "--tokens", state->tokens, "N,N,...", "Token ids");
-  add_text(*app, "--text", state->text, "TEXT", "A text");
-  add_text(*app, "--file", state->file, "FILE", "A file with a text (-: standard input)");
-  app->add_option("-o,--output", state->output, "The file to write, float32 [tokens, vocab]")
-      ->type_name("FILE")
-      ->required();
+  const CommandLine app =
+      program.add_subcommand("logits", "Write the logits of every token as .npy",
+                             "Example: neoxref logits mini --tokens 1,2,3 -o logits.npy");
+  state->common.add_to(app);
+  app.add_text("--tokens", state->tokens, "N,N,...", "Token ids");
+  app.add_text("--text", state->text, "TEXT", "A text");
+  app.add_text("--file", state->file, "FILE", "A file with a text (-: standard input)");
+  app.add_option("-o,--output", state->output, "The file to write, float32 [tokens, vocab]")
+      .type_name("FILE")
+      .required();
   return [state] { return (*state)(); };
 }
 

@@ -2,6 +2,7 @@
 #include <fcntl.h>
 #include <unistd.h>
 
+#include <CLI/CLI.hpp>
 #include <algorithm>
 #include <csignal>
 #include <exception>
@@ -71,10 +72,10 @@ int execute(int argc, char** argv) {
       "Exit status: 0 ok, 1 a check failed, 2 usage, 3 nothing was cut that should have\n"
       "been, 4 bad input. neoxref COMMAND --help tells more.");
   Commands commands;
-  for (Command (*add)(CLI::App&) :
+  for (Command (*add)(CommandLine) :
        {add_run, add_eval, add_analyze, add_bench, add_plan, add_golden, add_verify, add_compare,
         add_logits, add_tokenize, add_inspect, add_synth, add_conform}) {
-    Command command = add(program);
+    Command command = add(CommandLine(program));
     commands.emplace_back(program.get_subcommands(nullptr).back(), std::move(command));
   }
   try {

@@ -15,6 +15,7 @@
 #include <cstdio>
 #include <cstring>
 #include <filesystem>
+#include <nlohmann/json.hpp>
 
 #include "engine/error.hpp"
 #include "engine/mapped_file.hpp"
@@ -27,20 +28,6 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* machine_group = "Machine";
-
-[[noreturn]] void refuse(const std::string& option, const std::string& expected,
-                         const std::string& found) {
-  throw UsageError(
-      engine::Error(option, "not usable", expected, found.empty() ? "nothing" : found).what());
-}
-
-std::optional<std::uint64_t> whole_number(std::string_view text) {
-  std::uint64_t number = 0;
-  const char* const end = text.data() + text.size();
-  const auto [next, error] = std::from_chars(text.data(), end, number);
-  if (error != std::errc{} || next != end) return std::nullopt;
-  return number;
-}
 
 /// The temporary file to remove when a signal ends the process; empty: none.
 std::array<char, PATH_MAX> unfinished{};
@@ -67,54 +54,18 @@ void remove_when_interrupted(const std::string& temporary) {
 
 }  // namespace
 
-CLI::Option* add_text(CLI::App& app, const std::string& name, std::optional<std::string>& value,
-                      const std::string& type, const std::string& help) {
-  return app
-      .add_option_function<std::string>(
-          name, [&value](const std::string& text) { value = text; }, help)
-      ->type_name(type);
-}
-
-CLI::Option* add_count(CLI::App& app, const std::string& name, std::uint64_t& value,
-                       std::uint64_t least, std::uint64_t most, const std::string& help) {
-  const auto read = [&value, name, least, most](const std::string& text) {
-    const auto number = whole_number(text);
-    if (!number || *number < least || *number > most) {
-      refuse(name, fmt::format("a whole number from {} to {}", least, most), text);
-    }
-    value = *number;
-  };
-  return app.add_option_function<std::string>(name, read, help)->type_name("N");
-}
-
-CLI::Option* add_number(CLI::App& app, const std::string& name, double& value, double least,
-                        double most, bool or_zero, const std::string& help) {
-  const auto read = [=, &value](const std::string& text) {
-    double number = NAN;
-    const char* const end = text.data() + text.size();
-    const auto [next, error] = std::from_chars(text.data(), end, number);
-    const bool inside = (number >= least && number <= most) || (or_zero && number == 0.0);
-    if (error != std::errc{} || next != end || !inside) {
-      refuse(name, fmt::format("{}a number from {} to {}", or_zero ? "0, or " : "", least, most),
-             text);
-    }
-    value = number;
-  };
-  return app.add_option_function<std::string>(name, read, help)->type_name("X");
-}
-
-void Common::add_to(CLI::App& app) {
+void Common::add_to(CommandLine app) {
   app.add_option("MODEL", model,
                  "A folder with config.json, model.safetensors and tokenizer.json;\n"
                  "a Hub name organisation/name[@revision] in the local Hub cache;\n"
                  "or mini, the embedded default")
-      ->type_name("")
-      ->required();
+      .type_name("")
+      .required();
   add_to_without_model(app);
 }
 
-void Common::add_to_without_model(CLI::App& app, bool one_count) {
-  app.add_option_function<std::string>(
+void Common::add_to_without_model(CommandLine app, bool one_count) {
+  app.add_function(
          "--isa",
          [this](const std::string& name) {
            // An empty name would mean the best one.
@@ -128,9 +79,9 @@ void Common::add_to_without_model(CLI::App& app, bool one_count) {
          },
          "Instruction set: scalar, avx2, avx512, zen4 (AVX-512 at one\n512-bit fma a cycle) or "
          "neon (default: NEOXREF_ISA, else the best)")
-      ->type_name("NAME")
-      ->group(machine_group);
-  app.add_option_function<std::string>(
+      .type_name("NAME")
+      .group(machine_group);
+  app.add_function(
          "--backend",
          [this](const std::string& name) {
            if (name != "tbb" && name != "openmp" && name != "serial") {
@@ -139,11 +90,11 @@ void Common::add_to_without_model(CLI::App& app, bool one_count) {
            backend = name;
          },
          "Thread pool: tbb, openmp or serial (default: " + backend + ")")
-      ->type_name("NAME")
-      ->group(machine_group);
+      .type_name("NAME")
+      .group(machine_group);
   if (one_count) {
-    add_count(app, "--threads", threads, 1, 4096, "Threads (default: all this process may use)")
-        ->group(machine_group);
+    app.add_count("--threads", threads, 1, 4096, "Threads (default: all this process may use)")
+        .group(machine_group);
   }
   app.add_flag("--json", json, "Print one JSON document and nothing else");
 }

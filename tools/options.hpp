@@ -1,53 +1,17 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <cstdint>
-#include <functional>
-#include <nlohmann/json.hpp>
-#include <optional>
-#include <stdexcept>
+#include <nlohmann/json_fwd.hpp>
 #include <string>
 #include <string_view>
 #include <vector>
 
 #include "engine/model.hpp"
 #include "engine/tokenizer.hpp"
+#include "tools/command_line.hpp"
 
 namespace neoxref::tools {
-
-/// Exit statuses of the program.
-enum class Exit : int {
-  ok = 0,
-  failed = 1,  ///< a comparison or check did not hold
-  usage = 2,
-  not_cut = 3,  ///< something was not cut that should have been
-  bad_input = 4
-};
-
-/// The command line itself makes no sense, whatever the files hold. what() is one line.
-class UsageError : public std::runtime_error {
-public:
-  using std::runtime_error::runtime_error;
-};
-
-/// A subcommand: adds itself to the program and returns what to do when it was chosen.
-using Command = std::function<Exit()>;
-
-/// An option with a text that may be empty; no value when it was not given.
-CLI::Option* add_text(CLI::App& app, const std::string& name, std::optional<std::string>& value,
-                      const std::string& type, const std::string& help);
-
-/// An option with a whole number from `least` to `most`: digits only, no sign.
-CLI::Option* add_count(CLI::App& app, const std::string& name, std::uint64_t& value,
-                       std::uint64_t least, std::uint64_t most, const std::string& help);
-
-/// An option with a number from `least` to `most`, or 0 where that is allowed; never nan.
-CLI::Option* add_number(CLI::App& app, const std::string& name, double& value, double least,
-                        double most, bool or_zero, const std::string& help);
-
-/// More tokens than any text or cache has, few enough that sums of some cannot overflow.
-inline constexpr std::uint64_t largest_count = 1'000'000'000'000;
 
 /// The options that every command takes.
 struct Common {
@@ -58,9 +22,9 @@ struct Common {
   bool json = false;
 
   /// MODEL --isa --backend --threads --json
-  void add_to(CLI::App& app);
+  void add_to(CommandLine app);
   /// one_count: with --threads, else the command has its own.
-  void add_to_without_model(CLI::App& app, bool one_count = true);
+  void add_to_without_model(CommandLine app, bool one_count = true);
   engine::RunOptions run_options() const;
   engine::Model load() const;
 };
@@ -136,17 +100,17 @@ private:
 /// "1,2,3" as numbers; blanks around a comma do not matter. Errors: Error naming `where`.
 std::vector<std::int32_t> parse_ids(std::string_view text, std::string_view where);
 
-Command add_run(CLI::App& program);
-Command add_eval(CLI::App& program);
-Command add_logits(CLI::App& program);
-Command add_tokenize(CLI::App& program);
-Command add_inspect(CLI::App& program);
-Command add_verify(CLI::App& program);
-Command add_plan(CLI::App& program);
-Command add_synth(CLI::App& program);
-Command add_bench(CLI::App& program);
-Command add_analyze(CLI::App& program);
-Command add_conform(CLI::App& program);
-Command add_compare(CLI::App& program);
+Command add_run(CommandLine program);
+Command add_eval(CommandLine program);
+Command add_logits(CommandLine program);
+Command add_tokenize(CommandLine program);
+Command add_inspect(CommandLine program);
+Command add_verify(CommandLine program);
+Command add_plan(CommandLine program);
+Command add_synth(CommandLine program);
+Command add_bench(CommandLine program);
+Command add_analyze(CommandLine program);
+Command add_conform(CommandLine program);
+Command add_compare(CommandLine program);
 
 }  // namespace neoxref::tools

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <memory>
+#include <nlohmann/json.hpp>
 
 #include "eval/protocol.hpp"
 #include "tools/options.hpp"
@@ -78,22 +79,22 @@ struct PlanCommand {
 
 }  // namespace
 
-Command add_plan(CLI::App& program) {
+Command add_plan(CommandLine program) {
   auto state = std::make_shared<PlanCommand>();
-  CLI::App* app = program.add_subcommand("plan", "The cuts to come, before anything runs");
-  app->footer("Example: neoxref plan --length 1024 --prune-after 256 --keep-ratio 0.9,0.5");
-  state->common.add_to_without_model(*app);
-  add_count(*app, "--length", state->length, eval::least_tokens, longest_text, "Tokens of the text")
-      ->required();
-  add_count(*app, "--prune-after", state->prune_after, 0, largest_count,
-            "Cut a layer that holds more slots than this after a\ntoken has entered "
-            "(default: 256)");
-  add_trigger(*app, state->trigger);
-  add_count(*app, "--interval", state->interval, 1, largest_count,
-            "every: tokens between two cuts");
-  add_keep_ratio(*app, state->keep_ratios, true, "Shares of the slots that a cut keeps")
-      ->group("Options")
-      ->required();
+  const CommandLine app = program.add_subcommand(
+      "plan", "The cuts to come, before anything runs",
+      "Example: neoxref plan --length 1024 --prune-after 256 --keep-ratio 0.9,0.5");
+  state->common.add_to_without_model(app);
+  app.add_count("--length", state->length, eval::least_tokens, longest_text, "Tokens of the text")
+      .required();
+  app.add_count("--prune-after", state->prune_after, 0, largest_count,
+                "Cut a layer that holds more slots than this after a\ntoken has entered "
+                "(default: 256)");
+  add_trigger(app, state->trigger);
+  app.add_count("--interval", state->interval, 1, largest_count, "every: tokens between two cuts");
+  add_keep_ratio(app, state->keep_ratios, true, "Shares of the slots that a cut keeps")
+      .group("Options")
+      .required();
   return [state] { return (*state)(); };
 }
 

@@ -89,22 +89,22 @@ engine::Budget bytes_budget(const std::string& text) {
   return budget;
 }
 
-CLI::Option* add_budgets(CLI::App& app, const std::string& name, std::vector<std::string>& texts,
-                         bool many, const std::string& unit,
-                         engine::Budget (*parse)(const std::string&), const std::string& help) {
+Option add_budgets(CommandLine app, const std::string& name, std::vector<std::string>& texts,
+                   bool many, const std::string& unit, engine::Budget (*parse)(const std::string&),
+                   const std::string& help) {
   const auto read = [&texts, many, parse](const std::string& text) {
     texts = many ? split(text) : std::vector<std::string>{text};
     for (const std::string& each : texts) parse_budgets(each, parse);
   };
-  return app.add_option_function<std::string>(name, read, help)
-      ->type_name(many ? unit + "," + unit + ",..." : unit)
-      ->group(press_group);
+  return app.add_function(name, read, help)
+      .type_name(many ? unit + "," + unit + ",..." : unit)
+      .group(press_group);
 }
 
 }  // namespace
 
-CLI::Option* add_keep_ratio(CLI::App& app, std::vector<std::string>& ratios, bool many,
-                            const std::string& help) {
+Option add_keep_ratio(CommandLine app, std::vector<std::string>& ratios, bool many,
+                      const std::string& help) {
   return add_budgets(app, "--keep-ratio", ratios, many, "R", ratio_budget, help);
 }
 
@@ -112,8 +112,8 @@ namespace {
 
 /// An option with names of an enumeration, commas between.
 template <class Enum>
-CLI::Option* add_names(CLI::App& app, const std::string& name, std::vector<Enum>& values, bool many,
-                       Enum (*parse)(std::string_view), const std::string& help) {
+Option add_names(CommandLine app, const std::string& name, std::vector<Enum>& values, bool many,
+                 Enum (*parse)(std::string_view), const std::string& help) {
   const auto read = [&values, many, parse](const std::string& text) {
     values.clear();
     for (const std::string& part : many ? split(text) : std::vector<std::string>{text}) {
@@ -124,12 +124,11 @@ CLI::Option* add_names(CLI::App& app, const std::string& name, std::vector<Enum>
       }
     }
   };
-  return app.add_option_function<std::string>(name, read, help)
-      ->type_name(many ? "NAME,..." : "NAME");
+  return app.add_function(name, read, help).type_name(many ? "NAME,..." : "NAME");
 }
 
-CLI::Option* add_counts(CLI::App& app, const std::string& name, std::vector<std::size_t>& values,
-                        const std::string& help) {
+Option add_counts(CommandLine app, const std::string& name, std::vector<std::size_t>& values,
+                  const std::string& help) {
   const auto read = [&values, name](const std::string& text) {
     values.clear();
     for (const std::string& part : split(text)) {
@@ -146,15 +145,15 @@ CLI::Option* add_counts(CLI::App& app, const std::string& name, std::vector<std:
       values.push_back(number);
     }
   };
-  return app.add_option_function<std::string>(name, read, help)->type_name("N,N,...");
+  return app.add_function(name, read, help).type_name("N,N,...");
 }
 
 /// An option with one of the names of an enumeration.
 template <class Enum>
-CLI::Option* add_name(CLI::App& app, const std::string& name, Enum& value,
-                      Enum (*parse)(std::string_view), const std::string& help) {
+Option add_name(CommandLine app, const std::string& name, Enum& value,
+                Enum (*parse)(std::string_view), const std::string& help) {
   return app
-      .add_option_function<std::string>(
+      .add_function(
           name,
           [&value, parse](const std::string& text) {
             try {
@@ -164,30 +163,29 @@ CLI::Option* add_name(CLI::App& app, const std::string& name, Enum& value,
             }
           },
           help)
-      ->type_name("NAME");
+      .type_name("NAME");
 }
 
 }  // namespace
 
-CLI::Option* add_trigger(CLI::App& app, engine::Trigger& trigger) {
+Option add_trigger(CommandLine app, engine::Trigger& trigger) {
   return add_name(app, "--trigger", trigger, engine::parse_trigger,
                   "When a layer is cut: exceeds, reaches, after-prompt,\nevery (default: exceeds)");
 }
 
-CLI::Option* add_scores(CLI::App& app, std::vector<engine::Score>& scores,
-                        const std::string& help) {
+Option add_scores(CommandLine app, std::vector<engine::Score>& scores, const std::string& help) {
   return add_names(app, "--score", scores, true, engine::parse_score, help);
 }
 
-CLI::Option* add_skip_layers(CLI::App& app, std::vector<std::size_t>& layers) {
+Option add_skip_layers(CommandLine app, std::vector<std::size_t>& layers) {
   return app
-      .add_option_function<std::string>(
+      .add_function(
           "--skip-layers", [&layers](const std::string& text) { layers = parse_layers(text); },
           "Layers that are never cut, such as 0,1, or none\n(default: 0)")
-      ->type_name("N,N,...");
+      .type_name("N,N,...");
 }
 
-void PressOptions::add_to(CLI::App& app, bool many, bool bench) {
+void PressOptions::add_to(CommandLine app, bool many, bool bench) {
   many_ = many;
   const std::string prune_help =
       "exceeds: cut a layer that holds more slots than this\nafter a token has entered; "
@@ -211,21 +209,21 @@ void PressOptions::add_to(CLI::App& app, bool many, bool bench) {
                 "snapkv (default: knorm)"),
       add_trigger(app, trigger),
       many ? add_counts(app, "--prune-after", prune_afters, prune_help)
-           : add_count(app, "--prune-after", prune_afters.front(), 0, largest_count, prune_help),
-      add_count(app, "--interval", interval, 1, largest_count, "every: tokens between two cuts"),
-      add_count(app, "--sinks", sinks, 0, largest_count,
-                "First slots that are always kept (default: 0)"),
-      add_count(app, "--recent", recent, 0, largest_count,
-                "Last slots that are always kept (default: 0)"),
+           : app.add_count("--prune-after", prune_afters.front(), 0, largest_count, prune_help),
+      app.add_count("--interval", interval, 1, largest_count, "every: tokens between two cuts"),
+      app.add_count("--sinks", sinks, 0, largest_count,
+                    "First slots that are always kept (default: 0)"),
+      app.add_count("--recent", recent, 0, largest_count,
+                    "Last slots that are always kept (default: 0)"),
       add_name(app, "--positions", positions, engine::parse_positions,
                "After a cut: original, rerotate, cache-length\n(default: original)"),
       add_skip_layers(app, skip_layers),
-      add_count(app, "--press-seed", seed, 0, std::numeric_limits<std::uint64_t>::max(),
-                "Seed of the random scores (default: 0)"),
-      add_count(app, "--window", window, 1, largest_count,
-                "snapkv: last queries that it looks at (default: 32)"),
-      add_count(app, "--pool", pool, 1, largest_count,
-                "snapkv: slots that it smooths over, odd (default: 5)"),
+      app.add_count("--press-seed", seed, 0, std::numeric_limits<std::uint64_t>::max(),
+                    "Seed of the random scores (default: 0)"),
+      app.add_count("--window", window, 1, largest_count,
+                    "snapkv: last queries that it looks at (default: 32)"),
+      app.add_count("--pool", pool, 1, largest_count,
+                    "snapkv: slots that it smooths over, odd (default: 5)"),
       app.add_flag("--allow-no-cuts", allow_no_cuts,
                    "Exit with 0 instead of 3 when nothing was cut")};
   if (!bench) {
@@ -233,7 +231,7 @@ void PressOptions::add_to(CLI::App& app, bool many, bool bench) {
         add_name(app, "--order", order, engine::parse_order,
                  "Of the slots that a cut keeps: time, or score, the best\nfirst (default: time)"));
   }
-  for (CLI::Option* option : dependent_) option->group(press_group);
+  for (Option option : dependent_) option.group(press_group);
 }
 
 void PressOptions::check_usage() const {
@@ -248,9 +246,9 @@ void PressOptions::check_usage() const {
   }
   // A list has a default.
   if (many_ || given()) return;
-  for (const CLI::Option* option : dependent_) {
-    if (option->count() > 0) {
-      throw UsageError(option->get_name() + ": needs --keep-ratio, --keep-slots or --keep-bytes");
+  for (const Option option : dependent_) {
+    if (option.given()) {
+      throw UsageError(option.name() + ": needs --keep-ratio, --keep-slots or --keep-bytes");
     }
   }
 }
@@ -332,9 +330,9 @@ std::string PressOptions::text() const {
 std::vector<std::string> PressOptions::given_names() const {
   std::vector<std::string> names;
   for (const auto& options : {budgets_, dependent_}) {
-    for (const CLI::Option* option : options) {
-      if (option->count() > 0 && option->get_name() != "--allow-no-cuts") {
-        names.push_back(option->get_name());
+    for (const Option option : options) {
+      if (option.given() && option.name() != "--allow-no-cuts") {
+        names.push_back(option.name());
       }
     }
   }

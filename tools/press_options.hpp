@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-#include <CLI/CLI.hpp>
 #include <optional>
 #include <string>
 #include <utility>
@@ -9,22 +8,23 @@
 
 #include "engine/config.hpp"
 #include "engine/press.hpp"
+#include "tools/command_line.hpp"
 
 namespace neoxref::tools {
 
 /// --keep-ratio, one ratio or a list of them, each for all layers or with colons for each layer.
 /// Usage errors for what is no ratio.
-CLI::Option* add_keep_ratio(CLI::App& app, std::vector<std::string>& ratios, bool many,
-                            const std::string& help);
+Option add_keep_ratio(CommandLine app, std::vector<std::string>& ratios, bool many,
+                      const std::string& help);
 
 /// --trigger
-CLI::Option* add_trigger(CLI::App& app, engine::Trigger& trigger);
+Option add_trigger(CommandLine app, engine::Trigger& trigger);
 
 /// --score, a list of names.
-CLI::Option* add_scores(CLI::App& app, std::vector<engine::Score>& scores, const std::string& help);
+Option add_scores(CommandLine app, std::vector<engine::Score>& scores, const std::string& help);
 
 /// --skip-layers
-CLI::Option* add_skip_layers(CLI::App& app, std::vector<std::size_t>& layers);
+Option add_skip_layers(CommandLine app, std::vector<std::size_t>& layers);
 
 /// The options of a press: score x budget x trigger x protection, and positions.
 struct PressOptions {
@@ -47,7 +47,7 @@ struct PressOptions {
 
   /// many: the budgets, --score and --prune-after take lists.
   /// bench: a command for which a press is an addition, and --order means something else.
-  void add_to(CLI::App& app, bool many, bool bench = false);
+  void add_to(CommandLine app, bool many, bool bench = false);
   /// Usage error when another option was given without a budget, or two budgets that exclude each
   /// other.
   void check_usage() const;
@@ -62,8 +62,8 @@ struct PressOptions {
   std::vector<std::string> given_names() const;
 
 private:
-  std::vector<CLI::Option*> budgets_;
-  std::vector<CLI::Option*> dependent_;
+  std::vector<Option> budgets_;
+  std::vector<Option> dependent_;
   bool many_ = false;
 };
 

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <limits>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <span>
 
@@ -295,33 +296,34 @@ Exit RunCommand::warn_of_missing_cuts(const engine::Sequence& sequence) const {
 
 }  // namespace
 
-Command add_run(CLI::App& program) {
+Command add_run(CommandLine program) {
   auto state = std::make_shared<RunCommand>();
-  CLI::App* app = program.add_subcommand("run", "Continue a text: streams it, then says how fast");
-  app->footer("Example: neoxref run mini --prompt \"Once upon a time\" --max-new 50");
-  state->common.add_to(*app);
-  add_text(*app, "--prompt", state->prompt, "TEXT", "The text to continue");
-  add_text(*app, "--file", state->file, "FILE",
-           "A file with the text to continue (-: standard input)");
-  add_count(*app, "--max-new", state->max_new, 0, largest_count, "Most new tokens (default: 128)");
-  app->add_option("--stop", state->stops, "Stop before this text (may be given several times)")
-      ->type_name("TEXT")
-      ->allow_extra_args(false);
-  app->add_flag("--ignore-eos", state->ignore_eos, "Go on after an end-of-text token");
-  add_count(*app, "--logprobs", state->logprobs, 1, largest_count,
-            "With --json: N most probable tokens at each step");
-  for (CLI::Option* option :
-       {add_number(*app, "--temperature", state->temperature, 1e-6, 1e6, true,
-                   "0 takes the most probable token (default: 0)"),
-        add_count(*app, "--top-k", state->top_k, 0, largest_count,
-                  "Draw from the N most probable tokens; 0: all\n(default: 0)"),
-        add_number(*app, "--top-p", state->top_p, 1e-6, 1.0, false,
-                   "Draw from the shortest list that holds this share\n(default: 1)"),
-        add_count(*app, "--seed", state->seed, 0, std::numeric_limits<std::uint64_t>::max(),
-                  "Seed of the draws (default: 0)")}) {
-    option->group("Sampling");
+  const CommandLine app = program.add_subcommand(
+      "run", "Continue a text: streams it, then says how fast",
+      "Example: neoxref run mini --prompt \"Once upon a time\" --max-new 50");
+  state->common.add_to(app);
+  app.add_text("--prompt", state->prompt, "TEXT", "The text to continue");
+  app.add_text("--file", state->file, "FILE",
+               "A file with the text to continue (-: standard input)");
+  app.add_count("--max-new", state->max_new, 0, largest_count, "Most new tokens (default: 128)");
+  app.add_option("--stop", state->stops, "Stop before this text (may be given several times)")
+      .type_name("TEXT")
+      .one_at_a_time();
+  app.add_flag("--ignore-eos", state->ignore_eos, "Go on after an end-of-text token");
+  app.add_count("--logprobs", state->logprobs, 1, largest_count,
+                "With --json: N most probable tokens at each step");
+  for (Option option :
+       {app.add_number("--temperature", state->temperature, 1e-6, 1e6, true,
+                       "0 takes the most probable token (default: 0)"),
+        app.add_count("--top-k", state->top_k, 0, largest_count,
+                      "Draw from the N most probable tokens; 0: all\n(default: 0)"),
+        app.add_number("--top-p", state->top_p, 1e-6, 1.0, false,
+                       "Draw from the shortest list that holds this share\n(default: 1)"),
+        app.add_count("--seed", state->seed, 0, std::numeric_limits<std::uint64_t>::max(),
+                      "Seed of the draws (default: 0)")}) {
+    option.group("Sampling");
   }
-  state->press.add_to(*app, false);
+  state->press.add_to(app, false);
   return [state] { return (*state)(); };
 }
 

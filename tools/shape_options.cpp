@@ -7,20 +7,20 @@
 
 namespace neoxref::tools {
 
-CLI::Option* add_shape(CLI::App& app, std::string& shape) {
+Option add_shape(CommandLine app, std::string& shape) {
   std::string names;
   for (const eval::NamedShape& known : eval::named_shapes()) {
     names += names.empty() ? "" : (names.size() % 60 > 45 ? ",\n" : ", ");
     names += known.name;
   }
   return app.add_option("--shape", shape, "Extents of a published model:\n" + names)
-      ->type_name("NAME");
+      .type_name("NAME");
 }
 
-CLI::Option* add_dtype(CLI::App& app, std::string& dtype) {
+Option add_dtype(CommandLine app, std::string& dtype) {
   return app.add_option("--dtype", dtype, "Of the weights: f32, f16, bf16 (default: f16)")
-      ->type_name("NAME")
-      ->check(CLI::IsMember({"f32", "f16", "bf16"}));
+      .type_name("NAME")
+      .one_of({"f32", "f16", "bf16"});
 }
 
 engine::Config parse_shape(const std::string& name) {

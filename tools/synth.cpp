@@ -5,6 +5,7 @@
 
 #include <limits>
 #include <memory>
+#include <nlohmann/json.hpp>
 
 #include "engine/error.hpp"
 #include "tools/interrupt.hpp"
@@ -95,30 +96,29 @@ Exit SynthCommand::operator()() const {
 
 }  // namespace
 
-Command add_synth(CLI::App& program) {
+Command add_synth(CommandLine program) {
   auto state = std::make_shared<SynthCommand>();
-  CLI::App* app =
-      program.add_subcommand("synth", "Write a checkpoint of a true shape with seeded weights");
-  app->footer(
+  const CommandLine app = program.add_subcommand(
+      "synth", "Write a checkpoint of a true shape with seeded weights",
       "The same options give the same bytes on every machine; the digests are XXH3-128.\n"
       "Example: neoxref synth --shape pythia-70m -o pythia-70m-synth");
-  add_shape(*app, state->shape);
-  add_count(*app, "--layers", state->layers, 1, 4096, "Layers, instead of the shape's");
-  add_count(*app, "--hidden", state->hidden, 1, 1 << 20, "Width of the residual stream");
-  add_count(*app, "--heads", state->heads, 1, 1 << 20, "Attention heads");
-  add_count(*app, "--intermediate", state->intermediate, 1, 1 << 20, "Width of the mlp");
-  add_count(*app, "--vocab", state->vocab, 1, 1 << 28, "Tokens of the vocabulary");
-  add_count(*app, "--max-positions", state->max_positions, 1, 1 << 24,
-            "Longest text (default: 2048)");
-  add_dtype(*app, state->dtype);
-  add_count(*app, "--seed", state->seed, 0, std::numeric_limits<std::uint64_t>::max(),
-            "Seed of the weights (default: 1)");
-  add_count(*app, "--max-shard", state->shard_megabytes, 1, largest_count / megabyte,
-            "Megabytes of tensors in one file (default: 5000)");
-  add_text(*app, "--tokenizer", state->tokenizer, "FILE", "Copied as tokenizer.json");
-  add_text(*app, "-o,--output", state->output, "DIR", "The folder to make");
-  app->add_flag("--force", state->force, "Replace a checkpoint that is there");
-  state->common.add_to_without_model(*app);
+  add_shape(app, state->shape);
+  app.add_count("--layers", state->layers, 1, 4096, "Layers, instead of the shape's");
+  app.add_count("--hidden", state->hidden, 1, 1 << 20, "Width of the residual stream");
+  app.add_count("--heads", state->heads, 1, 1 << 20, "Attention heads");
+  app.add_count("--intermediate", state->intermediate, 1, 1 << 20, "Width of the mlp");
+  app.add_count("--vocab", state->vocab, 1, 1 << 28, "Tokens of the vocabulary");
+  app.add_count("--max-positions", state->max_positions, 1, 1 << 24,
+                "Longest text (default: 2048)");
+  add_dtype(app, state->dtype);
+  app.add_count("--seed", state->seed, 0, std::numeric_limits<std::uint64_t>::max(),
+                "Seed of the weights (default: 1)");
+  app.add_count("--max-shard", state->shard_megabytes, 1, largest_count / megabyte,
+                "Megabytes of tensors in one file (default: 5000)");
+  app.add_text("--tokenizer", state->tokenizer, "FILE", "Copied as tokenizer.json");
+  app.add_text("-o,--output", state->output, "DIR", "The folder to make");
+  app.add_flag("--force", state->force, "Replace a checkpoint that is there");
+  state->common.add_to_without_model(app);
   return [state] { return (*state)(); };
 }
 

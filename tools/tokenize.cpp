@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <limits>
 #include <memory>
+#include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "engine/error.hpp"
@@ -113,18 +114,18 @@ struct TokenizeCommand {
 
 }  // namespace
 
-Command add_tokenize(CLI::App& program) {
+Command add_tokenize(CommandLine program) {
   auto state = std::make_shared<TokenizeCommand>();
-  CLI::App* app = program.add_subcommand("tokenize", "Text to token ids, or back");
-  app->footer(
-      "MODEL may also be one tokenizer.json.\n"
-      "Example: neoxref tokenize mini --text \"Hello world\"");
-  state->common.add_to(*app);
-  add_text(*app, "--text", state->text, "TEXT", "A text; with --decode: ids with commas between");
-  add_text(*app, "--file", state->file, "FILE", "A file with the same (-: standard input)");
-  add_text(*app, "--jsonl", state->jsonl, "FILE",
-           "For each line {\"text\": ...} one line {\"ids\": [...]}");
-  app->add_flag("--decode", state->decode, "From ids to text");
+  const CommandLine app =
+      program.add_subcommand("tokenize", "Text to token ids, or back",
+                             "MODEL may also be one tokenizer.json.\n"
+                             "Example: neoxref tokenize mini --text \"Hello world\"");
+  state->common.add_to(app);
+  app.add_text("--text", state->text, "TEXT", "A text; with --decode: ids with commas between");
+  app.add_text("--file", state->file, "FILE", "A file with the same (-: standard input)");
+  app.add_text("--jsonl", state->jsonl, "FILE",
+               "For each line {\"text\": ...} one line {\"ids\": [...]}");
+  app.add_flag("--decode", state->decode, "From ids to text");
   return [state] { return (*state)(); };
 }
 

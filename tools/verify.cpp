@@ -4,6 +4,7 @@
 #include <chrono>
 #include <filesystem>
 #include <memory>
+#include <nlohmann/json.hpp>
 
 #include "datasets/reader.hpp"
 #include "engine/error.hpp"
@@ -218,18 +219,17 @@ struct VerifyCommand {
 
 }  // namespace
 
-Command add_verify(CLI::App& program) {
+Command add_verify(CommandLine program) {
   auto state = std::make_shared<VerifyCommand>();
-  CLI::App* app = program.add_subcommand(
-      "verify", "Run a golden's recipe here and compare bits; without one, test this machine");
-  app->footer(
+  const CommandLine app = program.add_subcommand(
+      "verify", "Run a golden's recipe here and compare bits; without one, test this machine",
       "Without DIR: every kernel in use against its plain definition, then the known answer\n"
       "of the embedded default. Exits with 1 when bits differ.\n"
       "Example: neoxref verify golden --model mini");
-  app->add_option("DIR", state->folder, "A golden (neoxref golden)")->type_name("");
-  app->add_option("--model", state->common.model, "The golden's model, as for neoxref golden")
-      ->type_name("MODEL");
-  state->common.add_to_without_model(*app);
+  app.add_option("DIR", state->folder, "A golden (neoxref golden)").type_name("");
+  app.add_option("--model", state->common.model, "The golden's model, as for neoxref golden")
+      .type_name("MODEL");
+  state->common.add_to_without_model(app);
   return [state] { return (*state)(); };
 }
 

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Comparison with what another backend computed, from files or from arrays in memory.
+#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <tuple>
