@@ -48,6 +48,9 @@ struct Packing {
   std::size_t at;  ///< of the target in the pages of the weights, bytes
 };
 
+/// Weights of a model that a last-level cache keeps from one token to the next.
+constexpr std::size_t most_cached_bytes = std::size_t{8} << 20;
+
 /// Columns of a panel that are moved at a time: 16 rows of this many stay in the first-level cache.
 constexpr std::size_t tile = 256;
 /// Bytes of the file that one item reads. Its pages are let go when it is done, all but those that it
@@ -184,7 +187,8 @@ Bits largest_bits(const Linear& linear, Bits magnitude) {
 }  // namespace
 
 simd::Panels Linear::panels(std::size_t first) const {
-  return {packed + first * inputs * element_size(dtype), dtype, simd::lanes, inputs * simd::lanes};
+  return {packed + first * inputs * element_size(dtype), dtype, simd::lanes, inputs * simd::lanes,
+          from_memory};
 }
 
 Weights Weights::pack(const Checkpoint& checkpoint, Team& team) {
@@ -241,6 +245,7 @@ Weights Weights::pack(const Checkpoint& checkpoint, Team& team) {
   weights.pages_.prefer_large();
   for (const Packing& packing : job.matrices) {
     packing.target->packed = weights.pages_.data() + packing.at;
+    packing.target->from_memory = bytes > most_cached_bytes;
   }
 
   const TensorView& embed_in = checkpoint.tensor(Weight::embed_in);

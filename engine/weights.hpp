@@ -19,6 +19,7 @@ namespace neoxref::engine {
 struct Linear {
   std::byte* packed = nullptr;  ///< in the pages of the weights, at a multiple of 64 bytes
   simd::Dtype dtype = simd::Dtype::f32;
+  bool from_memory = false;  ///< as in simd::Panels
   std::size_t inputs = 0;
   std::size_t groups = 1;
   std::size_t group_outputs = 0;  ///< rows of a group without padding

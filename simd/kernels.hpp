@@ -44,11 +44,14 @@ constexpr std::size_t round_up(std::size_t n, std::size_t unit) {
 /// The right-hand side of a product. Element (k, n) is data[(n / 16) * panel + k * step + n % 16].
 /// Weights are packed with step 16 and panel depth * 16; the values of a head are read in place with
 /// step = value stride and panel 16. The last panel is padded: all its 16 columns can be read.
+/// from_memory  whether they are too many to stay in a cache: read in their order then, which memory
+///              answers fastest, else several panels side by side, whose chains hide each other's latency.
 struct Panels {
   const void* data;
   Dtype dtype;
   std::size_t step;
   std::size_t panel;
+  bool from_memory = false;
 };
 
 /// output[m, n] = dot(input[m, :], weights[:, n]) + bias[n], the addition only where bias is given.

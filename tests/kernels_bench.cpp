@@ -137,7 +137,7 @@ void product(benchmark::State& state, const Kernels& table, const Limits& limits
                    m.outputs,
                    input.data(),
                    m.depth,
-                   {weights.data(), m.dtype, lanes, m.depth * lanes},
+                   {weights.data(), m.dtype, lanes, m.depth * lanes, m.rows == 1},
                    nullptr,
                    output.data(),
                    m.outputs,

@@ -73,6 +73,7 @@ void check_product(const ProductShape& shape, std::uint64_t seed) {
   const Floats wide = input(random, fill, dtype == Dtype::f32 ? size : 0);
   const auto narrow = stored(random, fill, dtype, dtype == Dtype::f32 ? 0 : size);
   weights.data = dtype == Dtype::f32 ? static_cast<const void*>(wide.data()) : narrow.data();
+  weights.from_memory = random.below(2) == 0;
   const std::size_t input_stride = shape.depth + random.below(6);
   const std::size_t output_stride = shape.outputs + random.below(6);
   const Floats rows = input(random, fill, shape.rows * input_stride);

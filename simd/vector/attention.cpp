@@ -88,7 +88,7 @@ NEOXREF_INLINE void each_group(std::size_t outputs, F&& f) {
 void one_query(const Attention& a) noexcept {
   const std::size_t slots = a.first_slots;
   float* scores = a.scratch;
-  each_group<stream_panels>(slots, [&](std::size_t n, std::size_t panels) {
+  each_group<1>(slots, [&](std::size_t n, std::size_t panels) {
     const Destination to{scores + n, 0, panels * lanes, nullptr};
     stream_functions<1, float>[panels - 1](a.query, 0, a.head_dim, keys_from(a, n), to);
   });

@@ -20,9 +20,10 @@ Destination destination(const Product& p, std::size_t row, std::size_t n) {
 
 template <std::size_t rows, class Weight>
 void stream_all(const Product& p, std::size_t row) noexcept {
-  for (std::size_t n = 0; n < p.outputs; n += stream_panels * lanes) {
+  const std::size_t most = p.weights.from_memory ? 1 : stream_panels;
+  for (std::size_t n = 0; n < p.outputs; n += most * lanes) {
     const std::size_t panels = round_up(p.outputs - n, lanes) / lanes;
-    const std::size_t taken = panels < stream_panels ? panels : stream_panels;
+    const std::size_t taken = panels < most ? panels : most;
     stream_functions<rows, Weight>[taken - 1](p.input + row * p.input_stride, p.input_stride,
                                               p.depth, view<Weight>(p.weights, n),
                                               destination(p, row, n));
@@ -115,9 +116,6 @@ void group(const Product& p, std::size_t row, std::size_t rows, std::size_t n, c
   }
 }
 
-/// Steps of depth that a tall tile's weights are fetched before their use.
-constexpr std::size_t tall_ahead = 128;
-
 /// All rows as one tile of one panel, all of depth at once: each weight is read and widened once, in
 /// the order of memory, on its way into a register.
 template <class Weight>
@@ -126,7 +124,7 @@ void tall_tile(const Product& p, std::size_t row, std::size_t rows, const float*
   for (std::size_t n = 0; n < p.outputs; n += lanes) {
     const WeightView<Weight> weights = view<Weight>(p.weights, n);
     TileStep step{packed, p.depth, totals, true, true, rows * dot_block};
-    step.ahead = weights.data + tall_ahead * weights.step;
+    step.ahead = weights.data + steps_ahead * weights.step;
     step.ahead_step = weights.step * sizeof(Weight);
     step.ahead_block = dot_block * step.ahead_step;
     tall_tile_functions<Weight>[rows - 1](step, weights, destination(p, row, n));

@@ -41,6 +41,14 @@ struct TileSums {
   Native32::register_type at[rows * width];
 };
 
+/// Rows of input that the streaming kernel takes at a time, and panels of weights from a cache.
+inline constexpr std::size_t stream_rows = 4;
+inline constexpr std::size_t stream_panels = 4;
+
+/// Steps of depth that weights are fetched before their use where the processor's own fetching ahead does
+/// not suffice.
+inline constexpr std::size_t steps_ahead = 128;
+
 inline constexpr auto nothing = [](auto&&...) {};
 
 /// The sums of one block: `count` steps of fma from +0 (freed: from what the sums are), ascending.
@@ -50,9 +58,12 @@ NEOXREF_INLINE void block_sums(TileSums<rows, panels>& sums, const float* input,
                                std::size_t input_stride, const WeightView<Weight>& weights,
                                std::size_t count, EachStep&& each_step, Keep&& keep) {
   constexpr std::size_t width = TileSums<rows, panels>::width;
+  // The chains of few rows of one panel leave the processor waiting, unless it sees the next block's:
+  // that takes few instructions a step.
+  constexpr std::size_t unrolled = panels == 1 && rows <= stream_rows ? 4 : 1;
   if constexpr (!freed) repeat<rows * width>([&](auto i) { sums.at[i] = Native32(0.0f); });
   const Weight* w = weights.data;
-  for (std::size_t k = 0; k < count; ++k) {
+  const auto step = [&](std::size_t k) NEOXREF_INLINED {
     each_step();
     Native32::register_type column[width];
     repeat<panels>([&](auto p) {
@@ -67,7 +78,14 @@ NEOXREF_INLINE void block_sums(TileSums<rows, panels>& sums, const float* input,
         sums.at[r * width + i] = fma_native(x, column[i], sums.at[r * width + i]);
       });
     });
+  };
+  std::size_t k = 0;
+  if constexpr (unrolled > 1) {
+    for (; k + unrolled <= count; k += unrolled) {
+      repeat<unrolled>([&](auto u) NEOXREF_INLINED { step(k + u); });
+    }
   }
+  for (; k < count; ++k) step(k);
 }
 
 /// f(r, i, sum) for register i of row r, whose first column is i * Native32::size.
@@ -233,10 +251,6 @@ template <class Weight>
 inline constexpr auto tall_tile_functions =
     tiles_of<1, Weight, false>(std::make_index_sequence<tall_tile_rows>{});
 
-/// Rows of input that the streaming kernel takes at a time, and panels.
-inline constexpr std::size_t stream_rows = 4;
-inline constexpr std::size_t stream_panels = 4;
-
 /// Where a tile that takes all of depth finds its input.
 struct DeepInput {
   const float* data;
@@ -277,11 +291,22 @@ NEOXREF_INLINE void all_of_depth(DeepInput input, std::size_t depth,
   });
 }
 
-/// For few rows: weights are read once. The chains of the panels hide each other's latency.
+/// For few rows: weights are read once. Several panels hide the latency of each other's chains; one by one,
+/// weights are read in the order of memory, which answers a quarter to a third faster then. The processor
+/// fetches ahead by itself where it sees far enough, up to two rows.
 template <std::size_t rows, std::size_t panels, class Weight>
 void stream(const float* input, std::size_t input_stride, std::size_t depth,
             const WeightView<Weight>& weights, const Destination& to) noexcept {
-  all_of_depth<rows, panels>({input, input_stride, dot_block}, depth, weights, to, nothing);
+  const DeepInput in{input, input_stride, dot_block};
+  if constexpr (panels > 1 || rows <= 2) {
+    all_of_depth<rows, panels>(in, depth, weights, to, nothing);
+  } else {
+    const Weight* ahead = weights.data + steps_ahead * weights.step;
+    all_of_depth<rows, 1>(in, depth, weights, to, [&] {
+      __builtin_prefetch(ahead);
+      ahead += weights.step;
+    });
+  }
 }
 
 template <class Weight>
