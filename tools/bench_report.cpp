@@ -2,7 +2,6 @@
 #include "tools/bench_report.hpp"
 
 #include <fmt/core.h>
-#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <nlohmann/json.hpp>

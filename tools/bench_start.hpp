@@ -3,7 +3,6 @@
 
 #include <nlohmann/json_fwd.hpp>
 #include <string>
-#include <vector>
 
 #include "tools/interrupt.hpp"
 #include "tools/options.hpp"

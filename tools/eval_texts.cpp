@@ -5,7 +5,6 @@
 
 #include <filesystem>
 #include <iterator>
-#include <memory>
 
 #include "datasets/lambada.hpp"
 #include "datasets/reader.hpp"

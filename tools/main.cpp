@@ -8,7 +8,6 @@
 #include <exception>
 #include <new>
 #include <sstream>
-#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>

@@ -301,10 +301,11 @@ void stream(const float* input, std::size_t input_stride, std::size_t depth,
   if constexpr (panels > 1 || rows <= 2) {
     all_of_depth<rows, panels>(in, depth, weights, to, nothing);
   } else {
-    const Weight* ahead = weights.data + steps_ahead * weights.step;
+    const std::size_t step = weights.step * sizeof(Weight);
+    auto line = reinterpret_cast<std::uintptr_t>(weights.data) + steps_ahead * step;
     all_of_depth<rows, 1>(in, depth, weights, to, [&] {
-      __builtin_prefetch(ahead);
-      ahead += weights.step;
+      __builtin_prefetch(reinterpret_cast<const void*>(line));
+      line += step;
     });
   }
 }
