@@ -115,6 +115,29 @@ void SpeedArm::keep(double tokens, double seconds, const std::string& digest) {
   digest_ = digest;
   rates_.push_back(tokens / seconds);
   seconds_ += seconds;
+  units_ += tokens / unit_tokens_;
+}
+
+std::vector<double> SpeedArm::unit_seconds() const {
+  std::vector<double> seconds;
+  for (const double rate : rates_) seconds.push_back(unit_tokens_ / rate);
+  return seconds;
+}
+
+void SpeedArm::take_kernels(bool counts) {
+  if (kernels_ == nullptr) return;
+  for (const KernelTime& time : kernels_->take()) {
+    if (!counts) continue;
+    auto sum = std::ranges::find(kernel_times_, time.kernel, &KernelTime::kernel);
+    if (sum == kernel_times_.end()) {
+      kernel_times_.push_back(time);
+      continue;
+    }
+    sum->calls += time.calls;
+    sum->seconds += time.seconds;
+    sum->flops += time.flops;
+    sum->bytes += time.bytes;
+  }
 }
 
 PrefillArm::PrefillArm(engine::Model& model, std::size_t prompt, std::size_t batch)
@@ -133,6 +156,7 @@ void PrefillArm::run(bool counts) {
     steps.push_back({&sequences[i], ids_, engine::LogitRows::last, logits.data() + i * vocab});
   }
   double seconds = 0.0;
+  take_kernels(false);
   {
     const Watch watch(model_.team(), counts ? &times_ : nullptr);
     const auto start = Clock::now();
@@ -140,17 +164,17 @@ void PrefillArm::run(bool counts) {
     for (std::size_t i = 0; i < batch_; ++i) engine::argmax({logits.data() + i * vocab, vocab});
     seconds = seconds_since(start);
   }
+  take_kernels(counts);
   if (!counts) return;
   Digest digest;
   digest.add(logits);
   keep(unit_tokens_, seconds, digest.hex());
-  first_token_seconds.push_back(seconds);
 }
 
-DecodeArm::DecodeArm(engine::Model& model, std::size_t slots, std::size_t steps, std::size_t batch)
+DecodeArm::DecodeArm(engine::Model& model, std::size_t slots, std::size_t count, std::size_t batch)
     : SpeedArm(model, batch),
       context(slots),
-      steps_(steps),
+      steps(count),
       ids_(bench_tokens(slots + steps + 1, model.config().vocab)) {
   // The first token does not count; those that do see context + 2 .. context + 1 + steps slots.
   const double mean = static_cast<double>(context) + (static_cast<double>(steps) + 3.0) / 2.0;
@@ -162,7 +186,7 @@ void DecodeArm::run(bool counts) {
   const std::size_t vocab = model_.config().vocab;
   if (bases_.empty()) {
     for (std::size_t i = 0; i < batch_; ++i) {
-      bases_.push_back(model_.sequence(context + steps_ + 1));
+      bases_.push_back(model_.sequence(context + steps + 1));
       // One after the other: together they could be longer than a pass.
       Step step{&bases_.back(), std::span(ids_).first(context), engine::LogitRows::none};
       forward(model_, {&step, 1});
@@ -171,21 +195,23 @@ void DecodeArm::run(bool counts) {
   std::vector<engine::Sequence> sequences;
   for (const engine::Sequence& base : bases_) sequences.push_back(base.fork());
   std::vector<float> logits(batch_ * vocab);
-  std::vector<Step> steps(batch_);
+  std::vector<Step> calls(batch_);
   Digest digest;
   double seconds = 0.0;
-  for (std::size_t i = 0; i <= steps_; ++i) {
+  for (std::size_t i = 0; i <= steps; ++i) {
     for (std::size_t b = 0; b < batch_; ++b) {
-      steps[b] = {&sequences[b], std::span(ids_).subspan(context + i, 1), engine::LogitRows::last,
+      calls[b] = {&sequences[b], std::span(ids_).subspan(context + i, 1), engine::LogitRows::last,
                   logits.data() + b * vocab};
     }
+    if (i == 1) take_kernels(false);
     const Watch watch(model_.team(), counts && i > 0 ? &times_ : nullptr);
     const auto start = Clock::now();
-    forward(model_, steps);
+    forward(model_, calls);
     if (i > 0) seconds += seconds_since(start);
     digest.add(logits);
   }
-  if (counts) keep(static_cast<double>(batch_ * steps_), seconds, digest.hex());
+  take_kernels(counts);
+  if (counts) keep(static_cast<double>(batch_ * steps), seconds, digest.hex());
 }
 
 std::vector<std::string> phase_names(const engine::Config& config) {

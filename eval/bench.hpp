@@ -11,6 +11,7 @@
 
 #include "engine/model.hpp"
 #include "eval/bench_cost.hpp"
+#include "eval/kernel_times.hpp"
 #include "eval/limits.hpp"
 
 namespace neoxref::eval {
@@ -81,6 +82,8 @@ class SpeedArm : public BenchArm {
 public:
   double seconds() const override { return seconds_; }
   Spread tokens_per_second() const { return spread(rates_); }
+  /// Of one unit (cost()), each measurement, in the order in which they were made.
+  std::vector<double> unit_seconds() const;
   /// Of the logits of one measurement; each must give the same. Errors: Error in run() when one does
   /// not, or a value is not finite.
   const std::string& digest() const { return digest_; }
@@ -90,11 +93,19 @@ public:
   const Cost& cost() const { return cost_; }
   /// Tokens of that unit.
   double unit_tokens() const { return unit_tokens_; }
+  /// Units in all measurements.
+  double units() const { return units_; }
   std::size_t batch() const { return batch_; }
+  /// From now on keeps what each kernel took in the measurements that count. The model runs with
+  /// kernels.table().
+  void time_kernels(TimedKernels& kernels) { kernels_ = &kernels; }
+  const std::vector<KernelTime>& kernel_times() const { return kernel_times_; }
 
 protected:
   SpeedArm(engine::Model& model, std::size_t batch) : model_(model), batch_(batch) {}
   void keep(double tokens, double seconds, const std::string& digest);
+  /// Drops, or adds to kernel_times(), what kernels took since the last call.
+  void take_kernels(bool counts);
 
   engine::Model& model_;
   std::size_t batch_;
@@ -105,31 +116,34 @@ protected:
 private:
   std::vector<double> rates_;
   double seconds_ = 0.0;
+  double units_ = 0.0;
   std::string digest_;
+  TimedKernels* kernels_ = nullptr;
+  std::vector<KernelTime> kernel_times_;
 };
 
-/// Prompts of fresh sequences, together in one call, until the first new token of each is known.
+/// Prompts of fresh sequences, together in one call, until the first new token of each is known: its
+/// unit_seconds() are times to a first token.
 class PrefillArm : public SpeedArm {
 public:
   PrefillArm(engine::Model& model, std::size_t prompt, std::size_t batch);
   void run(bool counts) override;
   const std::size_t tokens;
-  /// Ids in until the first new ids are known, each measurement, in the order in which they were made.
-  std::vector<double> first_token_seconds;
 
 private:
   std::vector<std::int32_t> ids_;
 };
 
-/// `steps` further tokens of sequences that hold `context` = `slots` tokens, one token of each in a call.
+/// `steps` = `count` further tokens of sequences that hold `context` = `slots` tokens, one token of each in
+/// a call.
 class DecodeArm : public SpeedArm {
 public:
-  DecodeArm(engine::Model& model, std::size_t slots, std::size_t steps, std::size_t batch);
+  DecodeArm(engine::Model& model, std::size_t slots, std::size_t count, std::size_t batch);
   void run(bool counts) override;
   const std::size_t context;
+  const std::size_t steps;
 
 private:
-  std::size_t steps_;
   std::vector<std::int32_t> ids_;
   std::vector<engine::Sequence> bases_;  ///< filled by the first run
 };

@@ -32,6 +32,14 @@ double Cost::least_seconds(double flops_per_second, double bytes_per_second) con
          std::max(attention_flops / flops_per_second, cache_bytes / bytes_per_second);
 }
 
+double Cost::computing_seconds(double flops_per_second, double bytes_per_second) const {
+  const auto computing = [&](double flops, double bytes) {
+    const double seconds = flops / flops_per_second;
+    return seconds >= bytes / bytes_per_second ? seconds : 0.0;
+  };
+  return computing(matrix_flops, weight_bytes) + computing(attention_flops, cache_bytes);
+}
+
 double slot_bytes(const engine::Config& config) {
   return static_cast<double>(config.layers * config.heads * config.head_dim * 2 * sizeof(float));
 }

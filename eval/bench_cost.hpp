@@ -22,6 +22,8 @@ struct Cost {
   /// Seconds below which no machine of these limits does it: what is computed and what is read of
   /// the weights overlap perfectly, likewise of the cache, and one comes after the other.
   double least_seconds(double flops_per_second, double bytes_per_second) const;
+  /// Of these, the seconds of what computing bounds, not reading.
+  double computing_seconds(double flops_per_second, double bytes_per_second) const;
 };
 
 /// A prompt of `tokens` tokens of each of `batch` sequences, logits of the last position of each.

@@ -2,12 +2,16 @@
 #include "tools/bench_model.hpp"
 
 #include <fmt/core.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <fstream>
+#include <limits>
+#include <optional>
+#include <string_view>
 
 #include "engine/error.hpp"
 #include "eval/synth.hpp"
@@ -17,23 +21,61 @@
 namespace neoxref::tools {
 namespace {
 
-/// Bytes that the system can give without swapping; 0 when it does not say.
-double available_memory() {
-  std::ifstream file("/proc/meminfo");
+/// The number behind "NAME:" or "NAME " at the start of a line, or nothing.
+std::optional<double> number_in(const char* path, std::string_view name) {
+  std::ifstream file(path);
   std::string line;
   while (std::getline(file, line)) {
-    if (line.starts_with("MemAvailable:")) return std::stod(line.substr(13)) * 1024.0;
+    if (!line.starts_with(name)) continue;
+    const std::string rest = line.substr(name.size());
+    char* end = nullptr;
+    const double number = std::strtod(rest.c_str(), &end);
+    if (end != rest.c_str()) return number;
   }
-  return 0.0;
+  return {};
+}
+
+/// Bytes that this process may still have: of the system without swapping, of its control group,
+/// of its own limit of addresses. Infinity where nobody says.
+double available_memory() {
+  double bytes = std::numeric_limits<double>::infinity();
+  const auto at_most = [&bytes](double limit) { bytes = std::min(bytes, std::max(0.0, limit)); };
+  if (const auto system = number_in("/proc/meminfo", "MemAvailable:")) at_most(*system * 1024.0);
+  // A group without a limit says "max". Pages of files leave it when it needs room.
+  if (const auto most = number_in("/sys/fs/cgroup/memory.max", "")) {
+    const double used = number_in("/sys/fs/cgroup/memory.current", "").value_or(0.0);
+    const double files = number_in("/sys/fs/cgroup/memory.stat", "file ").value_or(0.0);
+    at_most(*most - used + files);
+  }
+  rlimit addresses{};
+  if (getrlimit(RLIMIT_AS, &addresses) == 0 && addresses.rlim_cur != RLIM_INFINITY) {
+    const double used = number_in("/proc/self/status", "VmSize:").value_or(0.0) * 1024.0;
+    at_most(static_cast<double>(addresses.rlim_cur) - used);
+  }
+  return bytes;
 }
 
 }  // namespace
 
 void need_memory(double bytes, const std::string& what) {
   const double available = available_memory();
-  if (available == 0.0 || bytes <= available) return;
+  if (bytes <= available) return;
   throw engine::Error(what, "too little memory", fmt::format("{:.1f} GB", bytes * 1e-9),
                       fmt::format("{:.1f} GB available", available * 1e-9));
+}
+
+double peak_bytes() {
+  return number_in("/proc/self/status", "VmHWM:").value_or(0.0) * 1024.0;
+}
+
+std::string cpu_name() {
+  std::ifstream file("/proc/cpuinfo");
+  std::string line;
+  while (std::getline(file, line)) {
+    const std::size_t colon = line.find(": ");
+    if (line.starts_with("model name") && colon != std::string::npos) return line.substr(colon + 2);
+  }
+  return "";
 }
 
 double bytes_on_disk(const std::filesystem::path& folder) {

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -27,8 +28,13 @@ private:
   std::filesystem::path path_;
 };
 
-/// Errors: Error when the system cannot give so many bytes without swapping.
+/// Errors: Error when the system cannot give so many bytes more without swapping, or lets this process or
+/// its group have no more.
 void need_memory(double bytes, const std::string& what);
+/// Most bytes that this process ever had in memory; 0 where the system does not say.
+double peak_bytes();
+/// What the system calls the processor; empty where it does not.
+std::string cpu_name();
 /// Bytes of the .safetensors files of a folder.
 double bytes_on_disk(const std::filesystem::path& folder);
 
@@ -39,6 +45,8 @@ struct Bench {
   std::unique_ptr<eval::LimitMeter> meter;
   std::vector<std::unique_ptr<eval::PrefillArm>> prefills;
   std::vector<std::unique_ptr<eval::DecodeArm>> decodes;
+  std::optional<engine::Model> timed_model;            ///< under a clock around every kernel
+  std::vector<std::unique_ptr<eval::SpeedArm>> timed;  ///< of it: prefills, then decodes; or empty
   std::vector<std::unique_ptr<eval::PressGroup>> presses;
   std::vector<std::unique_ptr<eval::LimitArm>> limits;
 
@@ -55,6 +63,11 @@ struct Bench {
     return *limits.back();
   }
   simd::Isa isa() const { return model.kernels().isa; }
+  template <class F>
+  void each_speed(F&& f) const {
+    for (const auto& arm : prefills) f(*arm);
+    for (const auto& arm : decodes) f(*arm);
+  }
   /// What the limit of a row reads: what the row touches.
   static std::size_t touched(const eval::SpeedArm& arm) {
     return static_cast<std::size_t>(arm.cost().bytes());

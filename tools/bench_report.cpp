@@ -98,44 +98,87 @@ Json press_row(const eval::PressGroup& group, const eval::PressRow& row, double 
   return entry;
 }
 
-std::string row_name(const Json& row) {
-  std::string name = row["kind"];
-  for (const char* key : {"prompt", "context", "new_tokens", "batch", "threads", "keep", "press",
-                          "prune_after", "naive"}) {
-    if (row.contains(key)) name += fmt::format(" {} {}", key, row[key].dump());
-  }
-  std::erase(name, '"');
-  return name;
-}
-
 std::string milliseconds(const Json& seconds) {
   return fmt::format("{:.2f}", seconds.get<double>() * 1e3);
 }
 
+bool is_speed(const Json& row) {
+  return row["kind"] == "prefill" || row["kind"] == "decode";
+}
+
+/// "prefill 512, batch 1, 2 threads"
+std::string speed_name(const Json& row) {
+  const bool prefill = row["kind"] == "prefill";
+  const auto threads = row["threads"].get<std::size_t>();
+  return fmt::format("{} {}, batch {}, {} thread{}", prefill ? "prefill" : "decode",
+                     row[prefill ? "prompt" : "context"].get<std::size_t>(),
+                     row["batch"].get<std::size_t>(), threads, threads == 1 ? "" : "s");
+}
+
 std::string speed_text(const Json& rows) {
   std::string text;
+  std::string phases;
   for (const Json& row : rows) {
-    if (row["kind"] != "prefill" && row["kind"] != "decode") continue;
+    if (!is_speed(row)) continue;
     if (text.empty()) {
-      text =
-          fmt::format("\n{:<8} {:>7} {:>5} {:>7} {:>10} {:>21} {:>3} {:>8} {:>8} {:>8} {:>7}  {}\n",
-                      "", "tokens", "batch", "threads", "tokens/s", "least - most", "n", "GFLOP/s",
-                      "GB/s", "of limit", "waited", "digest");
+      text = fmt::format(
+          "\nms: until the first new token is known, of prefill; a token, of decode\n"
+          "{:<8} {:>7} {:>5} {:>7} {:>9} {:>10} {:>21} {:>3} {:>8} {:>8} {:>8} {:<4}  {}\n",
+          "", "tokens", "batch", "threads", "ms", "tokens/s", "least - most", "n", "GFLOP/s",
+          "GB/s", "of limit", "", "digest");
     }
-    double waited = 0.0;
-    for (const Json& phase : row["phases"]) waited += phase["waited"].get<double>();
     text += fmt::format(
-        "{:<8} {:>7} {:>5} {:>7} {:>10.1f} {:>21} {:>3} {:>8.1f} {:>8.1f} {:>6.0f} % {:>5.1f} %  "
+        "{:<8} {:>7} {:>5} {:>7} {:>9} {:>10.1f} {:>21} {:>3} {:>8.1f} {:>8.1f} {:>6.0f} % {:<4}  "
         "{}\n",
         row["kind"].get<std::string>(),
         row[row["kind"] == "prefill" ? "prompt" : "context"].get<std::size_t>(),
         row["batch"].get<std::size_t>(), row["threads"].get<std::size_t>(),
-        row["tokens_per_second"].get<double>(),
+        milliseconds(row["seconds"]), row["tokens_per_second"].get<double>(),
         fmt::format("{:.1f} - {:.1f}", row["tokens_per_second_min"].get<double>(),
                     row["tokens_per_second_max"].get<double>()),
         row["n"].get<std::size_t>(), row["flops_per_second"].get<double>() * 1e-9,
         row["bytes_per_second"].get<double>() * 1e-9, row["share_of_limit"].get<double>() * 100.0,
-        waited * 100.0, row["digest"].get<std::string>());
+        row["limit"]["bound"].get<std::string>(), row["digest"].get<std::string>());
+    phases += speed_name(row) + ":";
+    const char* between = " ";
+    for (const Json& phase : row["phases"]) {
+      phases +=
+          fmt::format("{}{} {:.1f} + {:.1f}", between, phase["phase"].get<std::string>(),
+                      phase["worked"].get<double>() * 100.0, phase["waited"].get<double>() * 100.0);
+      between = "; ";
+    }
+    phases += "\n";
+  }
+  if (text.empty()) return text;
+  return text +
+         "\nlimit: fma where most of it is computing, read where most is reading weights and "
+         "cache\n\nphases, worked + waited, in percent of the time of all threads\n" +
+         phases;
+}
+
+std::string kernels_text(const Json& rows) {
+  std::string text;
+  for (const Json& row : rows) {
+    if (!row.contains("kernels")) continue;
+    if (text.empty()) {
+      text = fmt::format("\n{:<36} {:<22} {:>8} {:>10} {:>9} {:>7} {:>8} {:>8}\n", "kernels", "",
+                         "of time", "calls", "GFLOP/s", "of fma", "GB/s", "of read");
+    }
+    std::string name = speed_name(row);
+    for (const Json& kernel : row["kernels"]) {
+      const auto figure = [&](const char* key, double unit, const char* format) {
+        return kernel.contains(key)
+                   ? fmt::format(fmt::runtime(format), kernel[key].get<double>() * unit)
+                   : std::string();
+      };
+      text += fmt::format(
+          "{:<36} {:<22} {:>8} {:>10} {:>9} {:>7} {:>8} {:>8}\n", name,
+          kernel["kernel"].get<std::string>(), figure("share", 100.0, "{:.1f} %"),
+          figure("calls", 1.0, "{:.0f}"), figure("flops_per_second", 1e-9, "{:.1f}"),
+          figure("share_of_fma", 100.0, "{:.0f} %"), figure("bytes_per_second", 1e-9, "{:.1f}"),
+          figure("share_of_read", 100.0, "{:.0f} %"));
+      name.clear();
+    }
   }
   return text;
 }
@@ -189,31 +232,75 @@ std::string press_text(const Json& rows) {
   return text + "\n";
 }
 
-}  // namespace
-
-Json speed_row(const eval::SpeedArm& arm, const char* kind, const char* key, std::size_t tokens,
-               const MeasuredLimits& limits) {
+void fill_speed_row(Json& row, const eval::SpeedArm& arm, const MeasuredLimits& limits,
+                    const char* time) {
   const Spread speed = arm.tokens_per_second();
-  const double unit_seconds = arm.unit_tokens() / speed.median;
-  const double least = arm.cost().least_seconds(limits.flops_per_second, limits.bytes_per_second);
-  Json row{{"kind", kind},
-           {key, tokens},
-           {"batch", arm.batch()},
-           {"threads", arm.model().team().threads()}};
+  const double seconds = arm.unit_tokens() / speed.median;
+  const eval::Cost& cost = arm.cost();
+  const double flops = limits.flops_per_second;
+  const double bytes = limits.bytes_per_second;
+  const double least = cost.least_seconds(flops, bytes);
+  row["batch"] = arm.batch();
+  row["threads"] = arm.model().team().threads();
   add(row, "tokens_per_second", speed);
   row["n"] = speed.n;
-  row["seconds"] = unit_seconds;
-  row["flops_per_second"] = arm.cost().flops() / unit_seconds;
-  row["bytes_per_second"] = arm.cost().bytes() / unit_seconds;
+  add(row, time, eval::spread(arm.unit_seconds()));
+  row["seconds"] = seconds;
+  row["flops_per_second"] = cost.flops() / seconds;
+  row["bytes_per_second"] = cost.bytes() / seconds;
+  row["share_of_fma"] = cost.flops() / flops / seconds;
+  row["share_of_read"] = cost.bytes() / bytes / seconds;
   row["limit_tokens_per_second"] = arm.unit_tokens() / least;
-  row["share_of_limit"] = least / unit_seconds;
+  row["share_of_limit"] = least / seconds;
+  row["limit"] = {{"bound", cost.computing_seconds(flops, bytes) > 0.5 * least ? "fma" : "read"},
+                  {"flops_per_second", flops},
+                  {"bytes_per_second", bytes}};
   Json phases = Json::array();
   for (const eval::PhaseShare& share : eval::phase_shares(arm.times(), arm.model().config())) {
     phases.push_back({{"phase", share.name}, {"worked", share.worked}, {"waited", share.waited}});
   }
   row["phases"] = std::move(phases);
   row["digest"] = arm.digest();
+}
+
+}  // namespace
+
+Json speed_row(const eval::PrefillArm& arm, const MeasuredLimits& limits) {
+  Json row{{"kind", "prefill"}, {"prompt", arm.tokens}};
+  fill_speed_row(row, arm, limits, "time_to_first_token");
   return row;
+}
+
+Json speed_row(const eval::DecodeArm& arm, const MeasuredLimits& limits) {
+  Json row{{"kind", "decode"}, {"context", arm.context}, {"new_tokens", arm.steps}};
+  fill_speed_row(row, arm, limits, "time_of_token");
+  return row;
+}
+
+Json kernel_rows(const eval::SpeedArm& arm, const MeasuredLimits& limits) {
+  const auto threads = static_cast<double>(arm.model().team().threads());
+  const double all = arm.seconds() * threads;
+  std::vector<eval::KernelTime> times = arm.kernel_times();
+  std::ranges::sort(times, std::ranges::greater{}, &eval::KernelTime::seconds);
+  Json rows = Json::array();
+  double rest = 1.0;
+  for (const eval::KernelTime& time : times) {
+    Json row{{"kernel", time.kernel},
+             {"share", time.seconds / all},
+             {"calls", static_cast<double>(time.calls) / arm.units()}};
+    if (time.flops > 0.0 && time.seconds > 0.0) {
+      const double flops = time.flops / time.seconds * threads;
+      const double bytes = time.bytes / time.seconds * threads;
+      row["flops_per_second"] = flops;
+      row["share_of_fma"] = flops / limits.flops_per_second;
+      row["bytes_per_second"] = bytes;
+      row["share_of_read"] = bytes / limits.bytes_per_second;
+    }
+    rest -= time.seconds / all;
+    rows.push_back(std::move(row));
+  }
+  rows.push_back({{"kernel", "no kernel, waiting"}, {"share", rest}});
+  return rows;
 }
 
 std::vector<Json> press_rows(const eval::PressGroup& group,
@@ -254,14 +341,18 @@ std::string report_text(const Json& document) {
     if (row["kind"] != "start") continue;
     text += fmt::format(
         "{}start: {} thread{}, {:.3f} s ({:.3f} - {:.3f}, n {}) to the logits of {} tokens; peak "
-        "{:.0f} MB\n",
+        "{:.0f} MB; digest {}\n",
         &row == &document["rows"].front() ? "\n" : "", row["threads"].get<std::size_t>(),
         row["threads"] == 1 ? "" : "s", row["seconds"].get<double>(),
         row["seconds_min"].get<double>(), row["seconds_max"].get<double>(),
         row["n"].get<std::size_t>(), row["prompt"].get<std::size_t>(),
-        row["peak_bytes"].get<double>() * 1e-6);
+        row["peak_bytes"].get<double>() * 1e-6, row["digest"].get<std::string>());
   }
-  text += speed_text(document["rows"]) + press_text(document["rows"]);
+  text +=
+      speed_text(document["rows"]) + kernels_text(document["rows"]) + press_text(document["rows"]);
+  text += fmt::format("\npeak memory of all of this {:.0f} MB, packed weights {:.0f} MB\n",
+                      document["peak_bytes"].get<double>() * 1e-6,
+                      document["weight_bytes"].get<double>() * 1e-6);
   if (document.contains("cold_first")) {
     const Json& cold = document["cold_first"];
     text += fmt::format(
@@ -277,47 +368,6 @@ std::string report_text(const Json& document) {
     }
   }
   return text;
-}
-
-Comparison compare_rows(const Json& now, const Json& before, const std::string& before_name,
-                        double tolerance) {
-  if (!before.is_object() || !before.contains("rows") || !before["rows"].is_array()) {
-    throw engine::Error(before_name, "is no document of bench --json", "an object with rows", "");
-  }
-  Comparison result;
-  for (const Json& row : now["rows"]) {
-    const std::string name = row_name(row);
-    const auto same =
-        std::find_if(before["rows"].begin(), before["rows"].end(), [&](const Json& other) {
-          return other.is_object() && other.contains("kind") && other["kind"].is_string() &&
-                 row_name(other) == name;
-        });
-    if (same == before["rows"].end()) continue;
-    const bool start = row["kind"] == "start";
-    const char* const figure = start ? "seconds" : "tokens_per_second";
-    if (!same->contains(figure) || !(*same)[figure].is_number() || !same->contains("digest")) {
-      throw engine::Error(before_name, "a row has no such figure", figure, name);
-    }
-    const double mine = row[figure];
-    const double theirs = (*same)[figure];
-    const double ratio = start ? theirs / mine : mine / theirs;
-    const bool same_digest = (*same)["digest"] == row["digest"];
-    const bool ok = same_digest && ratio >= 1.0 - tolerance;
-    result.ok = result.ok && ok;
-    result.rows.push_back(
-        {{"row", name}, {"ratio", ratio}, {"same_digest", same_digest}, {"ok", ok}});
-    result.text += fmt::format("{:>7.3f}  {}{}\n", ratio, name,
-                               !same_digest ? "  OTHER LOGITS"
-                               : ok         ? ""
-                                            : "  SLOWER");
-  }
-  if (result.rows.empty()) {
-    throw engine::Error(before_name, "has no row in common with this run");
-  }
-  result.text =
-      fmt::format("\nspeed beside {} (slower than {:.3f} fails)\n", before_name, 1.0 - tolerance) +
-      result.text;
-  return result;
 }
 
 }  // namespace neoxref::tools

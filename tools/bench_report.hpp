@@ -5,7 +5,6 @@
 #include <string>
 
 #include "eval/bench_press.hpp"
-#include "tools/options.hpp"
 
 namespace neoxref::tools {
 
@@ -15,9 +14,13 @@ struct MeasuredLimits {
   double bytes_per_second;  ///< of reading as many bytes as the row touches
 };
 
-/// A row of --json for prefill (key "prompt") or decode (key "context").
-nlohmann::ordered_json speed_row(const eval::SpeedArm& arm, const char* kind, const char* key,
-                                 std::size_t tokens, const MeasuredLimits& limits);
+/// A row of --json.
+nlohmann::ordered_json speed_row(const eval::PrefillArm& arm, const MeasuredLimits& limits);
+nlohmann::ordered_json speed_row(const eval::DecodeArm& arm, const MeasuredLimits& limits);
+
+/// What each kernel took of the time of all threads while `arm` was measured, by share: products and
+/// attention beside the limits, which are those of as many threads. The last row is what no kernel took.
+nlohmann::ordered_json kernel_rows(const eval::SpeedArm& arm, const MeasuredLimits& limits);
 
 /// A row of kind "press" for each variant. copy_per_second: what memcpy moves of as many bytes as a
 /// cut keeps, by variant; 0 where nothing was cut.
@@ -29,16 +32,5 @@ nlohmann::ordered_json limit_row(const eval::LimitArm& arm, std::size_t threads)
 
 /// The document as tables.
 std::string report_text(const nlohmann::ordered_json& document);
-
-/// Rows of `now` beside the same rows of `before`, for people; ok: none is slower by more than
-/// `tolerance` (0.1: 10 %), or has other logits.
-struct Comparison {
-  bool ok = true;
-  std::string text;
-  nlohmann::ordered_json rows = nlohmann::ordered_json::array();
-};
-/// Errors: Error when `before` is no document of bench, or has no row in common with `now`.
-Comparison compare_rows(const nlohmann::ordered_json& now, const nlohmann::ordered_json& before,
-                        const std::string& before_name, double tolerance);
 
 }  // namespace neoxref::tools

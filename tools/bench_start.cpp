@@ -129,6 +129,10 @@ Json start_row(const Common& common, std::size_t threads, std::size_t count,
     seconds.push_back(started.seconds);
     load.push_back(started.load_seconds);
     peak.push_back(started.peak_bytes);
+    if (!digest.empty() && started.digest != digest) {
+      throw engine::Error("bench --start-only", "another start gave other logits", digest,
+                          started.digest);
+    }
     digest = started.digest;
   }
   const eval::Spread spread = eval::spread(seconds);
