@@ -131,6 +131,41 @@ BOOST_FIXTURE_TEST_CASE(arms_do_the_work_they_say, Loaded) {
   BOOST_TEST(decode.times().begin()->second.runs == runs);
 }
 
+BOOST_FIXTURE_TEST_CASE(a_clock_around_kernels_changes_nothing, Loaded) {
+  eval::TimedKernels timed(model->kernels());
+  BOOST_CHECK_THROW(eval::TimedKernels(model->kernels()), engine::Error);
+  engine::RunOptions options{{}, engine::built_backends().front(), 2};
+  options.kernels = &timed.table();
+  engine::Model watched = model->share(options);
+  eval::PrefillArm plain(*model, 20, 2);
+  plain.run(true);
+  eval::PrefillArm prefill(watched, 20, 2);
+  prefill.time_kernels(timed);
+  prefill.run(false);
+  BOOST_TEST(prefill.kernel_times().empty());
+  prefill.run(true);
+  prefill.run(true);
+  BOOST_TEST(prefill.digest() == plain.digest());
+  BOOST_TEST(prefill.units() == 2.0);
+  double flops = 0.0;
+  double seconds = 0.0;
+  for (const eval::KernelTime& time : prefill.kernel_times()) {
+    flops += time.flops;
+    seconds += time.seconds;
+    BOOST_TEST(time.calls % 2 == 0u);
+  }
+  BOOST_TEST(seconds <= 2.0 * prefill.seconds());
+  // What the cost says, but for the queries of the last layer and padded outputs.
+  BOOST_TEST(flops >= 2.0 * prefill.cost().flops() * 0.95);
+  BOOST_TEST(flops <= 2.0 * prefill.cost().flops() * 1.1);
+}
+
+BOOST_AUTO_TEST_CASE(what_bounds_a_row) {
+  const eval::Cost made{20.0, 50.0, 40.0, 30.0};
+  BOOST_TEST(made.least_seconds(10.0, 10.0) == 9.0);
+  BOOST_TEST(made.computing_seconds(10.0, 10.0) == 4.0);
+}
+
 BOOST_FIXTURE_TEST_CASE(presses_on_the_same_tokens, Loaded) {
   engine::Press press;
   press.prune_after = 16;

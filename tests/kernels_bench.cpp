@@ -8,10 +8,24 @@
 #include <cstring>
 #include <ctime>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "simd/kernels.hpp"
 #include "simd/limits.hpp"
+
+namespace neoxref::simd {
+// simd/vector/attention.cpp once more, with its softmax left out (tests/meson.build).
+namespace avx2_products {
+void attention(const Attention& a) noexcept;
+}
+namespace avx512_products {
+void attention(const Attention& a) noexcept;
+}
+namespace neon_products {
+void attention(const Attention& a) noexcept;
+}
+}  // namespace neoxref::simd
 
 namespace neoxref::tests {
 namespace {
@@ -150,19 +164,23 @@ void product(benchmark::State& state, const Kernels& table, const Limits& limits
   }
 }
 
-/// The last `queries` tokens of a cache of `slots`.
-void attention(benchmark::State& state, const Kernels& table, const Limits& limits,
-               std::size_t queries, std::size_t slots, std::size_t head_dim) {
+using AttentionKernel = decltype(Kernels::attention);
+
+/// The last `queries` tokens of a cache of `slots`; watched: the softmax itself is wanted too.
+void attention(benchmark::State& state, AttentionKernel kernel, const Limits& limits,
+               std::size_t queries, std::size_t slots, std::size_t head_dim, bool watched) {
   const std::size_t stride = round_up(head_dim, lanes);
   Buffer query(queries * head_dim);
   Buffer keys(round_up(slots, lanes) * head_dim);
   Buffer values(slots * stride);
   Buffer output(queries * head_dim);
   Buffer scratch(simd::attention_scratch(queries, slots, head_dim));
+  Buffer weights(watched ? queries * slots : 0);
   const std::size_t first = slots - queries + 1;
   const auto work = [&] {
-    table.attention({queries, first, head_dim, query.data(), head_dim, keys.data(), values.data(),
-                     stride, 0.125f, output.data(), head_dim, scratch.data()});
+    kernel({queries, first, head_dim, query.data(), head_dim, keys.data(), values.data(), stride,
+            0.125f, output.data(), head_dim, scratch.data(), watched ? weights.data() : nullptr,
+            slots});
   };
   if (queries == 1) {
     against_read(state, limits, slots * (head_dim + stride) * sizeof(float), work);
@@ -217,10 +235,25 @@ void compaction(benchmark::State& state, const Kernels& table, bool keys, std::s
 
 void widen(benchmark::State& state, const Kernels& table, const Limits& limits, Dtype dtype) {
   constexpr std::size_t n = 1 << 16;
-  Buffer in(n / 2);
+  const std::size_t bytes = n * (dtype == Dtype::f32 ? 4 : 2);
+  Buffer in(n);
   Buffer out(n);
-  std::memset(in.data(), 0x3c, n * 2);
-  against_read(state, limits, n * 2, [&] { table.widen(dtype, in.data(), out.data(), n); });
+  std::memset(in.data(), 0x3c, bytes);
+  against_read(state, limits, bytes, [&] { table.widen(dtype, in.data(), out.data(), n); });
+}
+
+/// Arguments from -8 to 8, those of an activation; log takes them above 0.
+void map(benchmark::State& state, const Kernels& table, const Limits& limits,
+         simd::Function function) {
+  constexpr std::size_t n = 1 << 14;
+  Buffer in(n);
+  Buffer out(n);
+  const float shift = function == simd::Function::log ? 8.5f : 0.0f;
+  for (std::size_t i = 0; i < n; ++i) in.data()[i] = in.data()[i] * 16.0f + shift;
+  against_read(state, limits, n * sizeof(float),
+               [&] { table.map(function, in.data(), out.data(), n); });
+  const double rate = state.counters["B/s"];
+  state.counters["ns_an_element"] = Counter(1e9 * sizeof(float) / rate);
 }
 
 void streams(const Kernels& table, const Limits& limits) {
@@ -236,6 +269,29 @@ void streams(const Kernels& table, const Limits& limits) {
     against_read(s, limits, 3 * 2048 * sizeof(float),
                  [&] { table.add3(a.data(), b.data(), c.data(), c.data(), 2048); });
   });
+  add("add/2048", [&](benchmark::State& s) {
+    Buffer a(2048);
+    Buffer b(2048);
+    against_read(s, limits, 2 * 2048 * sizeof(float),
+                 [&] { table.add(a.data(), b.data(), b.data(), 2048); });
+  });
+  using simd::Function;
+  constexpr std::pair<const char*, Function> functions[] = {{"exp", Function::exp},
+                                                            {"log", Function::log},
+                                                            {"tanh", Function::tanh},
+                                                            {"silu", Function::silu},
+                                                            {"gelu", Function::gelu},
+                                                            {"gelu_tanh", Function::gelu_tanh},
+                                                            {"gelu_fast", Function::gelu_fast},
+                                                            {"quick_gelu", Function::quick_gelu},
+                                                            {"relu", Function::relu},
+                                                            {"sin", Function::sin},
+                                                            {"cos", Function::cos}};
+  for (const auto& [name, function] : functions) {
+    add("map/" + std::string(name),
+        [&, function](benchmark::State& s) { map(s, table, limits, function); });
+  }
+  add("widen/f32", [&](benchmark::State& s) { widen(s, table, limits, Dtype::f32); });
   add("widen/f16", [&](benchmark::State& s) { widen(s, table, limits, Dtype::f16); });
   add("widen/bf16", [&](benchmark::State& s) { widen(s, table, limits, Dtype::bf16); });
   add("all_finite/50304", [&](benchmark::State& s) {
@@ -302,31 +358,73 @@ void products(const Kernels& table, const Limits& limits) {
       product(s, table, limits, m);
     })->UseManualTime();
   }
+}
+
+/// The same without softmax: its two products alone.
+AttentionKernel products_of_attention(Isa isa) {
+  switch (isa) {
+#ifdef NEOXREF_HAVE_AVX2
+    case Isa::avx2:
+      return simd::avx2_products::attention;
+#endif
+#ifdef NEOXREF_HAVE_AVX512
+    case Isa::avx512:
+    case Isa::zen4:
+      return simd::avx512_products::attention;
+#endif
+#ifdef NEOXREF_HAVE_NEON
+    case Isa::neon:
+      return simd::neon_products::attention;
+#endif
+    default:
+      return nullptr;
+  }
+}
+
+void attentions(const Kernels& table, const Limits& limits) {
   struct Shape {
     std::size_t queries, slots, head_dim;
   };
-  for (const Shape a : {Shape{512, 512, 64}, Shape{512, 2048, 64}, Shape{64, 1024, 80},
-                        Shape{1, 1024, 64}, Shape{1, 65536, 64}}) {
-    const std::string name = std::string(table.name) + "/attention/" + std::to_string(a.queries) +
-                             "of" + std::to_string(a.slots) + "x" + std::to_string(a.head_dim);
-    benchmark::RegisterBenchmark(name.c_str(), [&table, &limits, a](benchmark::State& s) {
-      attention(s, table, limits, a.queries, a.slots, a.head_dim);
+  const auto add = [&](const char* kind, AttentionKernel kernel, const Shape& a, bool watched) {
+    const std::string name = std::string(table.name) + "/" + kind + "/" +
+                             std::to_string(a.queries) + "of" + std::to_string(a.slots) + "x" +
+                             std::to_string(a.head_dim);
+    benchmark::RegisterBenchmark(name.c_str(), [=, &limits](benchmark::State& s) {
+      attention(s, kernel, limits, a.queries, a.slots, a.head_dim, watched);
     })->UseManualTime();
+  };
+  for (const Shape& a : {Shape{512, 512, 64}, Shape{512, 2048, 64}, Shape{64, 1024, 80},
+                         Shape{1, 1024, 64}, Shape{1, 65536, 64}}) {
+    add("attention", table.attention, a, false);
+    add("attention_products", products_of_attention(table.isa), a, false);
   }
+  add("attention_watched", table.attention, {512, 512, 64}, true);
 }
 
 }  // namespace
 }  // namespace neoxref::tests
 
+// kernels_bench ISA KERNEL [options of Google Benchmark]; without the two, everything.
 int main(int argc, char** argv) {
   using namespace neoxref;
+  std::string wanted = ".*";
+  const bool named = argc > 2 && argv[1][0] != '-';
+  if (named) {
+    wanted = "^" + std::string(argv[1]) + "/" + argv[2] + "/";
+    argv[2] = argv[0];
+    argc -= 2;
+    argv += 2;
+  }
+  bool usable = !named;
   for (const simd::Isa isa : simd::usable_isas()) {
     if (isa == simd::Isa::scalar) continue;
+    usable = usable || simd::isa_name(isa) == wanted.substr(1, wanted.find('/') - 1);
     tests::products(simd::kernels(isa), simd::limits(isa));
+    tests::attentions(simd::kernels(isa), simd::limits(isa));
     tests::streams(simd::kernels(isa), simd::limits(isa));
   }
+  if (!usable) return 77;  // skipped: this CPU lacks the instruction set
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
-  benchmark::RunSpecifiedBenchmarks();
-  return 0;
+  return benchmark::RunSpecifiedBenchmarks(nullptr, nullptr, wanted) > 0 ? 0 : 1;
 }

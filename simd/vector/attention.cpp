@@ -18,6 +18,12 @@ struct ScoreRow {
   float* at(std::size_t slot) const { return data + slot / dot_block * piece + slot % dot_block; }
 };
 
+#ifdef NEOXREF_PRODUCTS_ONLY
+/// For the benchmark of the two products alone (tests/meson.build): scores stay as they are.
+float softmax(const ScoreRow&, std::size_t, std::size_t, float) noexcept {
+  return 1.0f;
+}
+#else
 /// The largest of score * scale over `slots`. A NaN is passed over: its exponential is NaN too, and
 /// takes the sum and every output with it.
 f32x16 largest(const ScoreRow& row, std::size_t slots, const f32x16& scale) {
@@ -49,6 +55,7 @@ float softmax(const ScoreRow& row, std::size_t slots, std::size_t end, float fac
   for (std::size_t j = round_up(slots, lanes); j < end; j += lanes) store(row.at(j), zero());
   return static_cast<float>(fold(sum));
 }
+#endif
 
 void divide_row(float* output, std::size_t n, float z) noexcept {
   const f32x16 divisor = broadcast(z);
@@ -88,10 +95,9 @@ NEOXREF_INLINE void each_group(std::size_t outputs, F&& f) {
 void one_query(const Attention& a) noexcept {
   const std::size_t slots = a.first_slots;
   float* scores = a.scratch;
-  each_group<1>(slots, [&](std::size_t n, std::size_t panels) {
-    const Destination to{scores + n, 0, panels * lanes, nullptr};
-    stream_functions<1, float>[panels - 1](a.query, 0, a.head_dim, keys_from(a, n), to);
-  });
+  for (std::size_t n = 0; n < slots; n += lanes) {
+    stream<1, 1, float>(a.query, 0, a.head_dim, keys_from(a, n), {scores + n, 0, lanes, nullptr});
+  }
   const float z = softmax({scores, dot_block}, slots, slots, a.scale);
   weigh(a, 0, {scores, dot_block}, z);
   each_group<stream_panels>(a.head_dim, [&](std::size_t n, std::size_t panels) {
@@ -129,7 +135,7 @@ void tile_of_queries(const Attention& a, std::size_t first, std::size_t rows) no
       const std::size_t left = a.head_dim - start;
       TileStep step{packed + start * rows, left < dot_block ? left : dot_block, totals, start == 0,
                     left <= dot_block};
-      step.ahead = keys_from(a, n + tile_panels * lanes).data + start * lanes;
+      step.ahead = address(a.keys, (n + tile_panels * lanes) * a.head_dim + start * lanes);
       step.ahead_step = lanes * sizeof(float);
       WeightView<float> keys = keys_from(a, n);
       keys.data += start * lanes;
@@ -151,7 +157,7 @@ void tile_of_queries(const Attention& a, std::size_t first, std::size_t rows) no
       TileStep step{scores + start * rows, left < slots_at_once ? left : slots_at_once,
                     totals + n * rows,     start == 0,
                     left <= slots_at_once, piece};
-      step.ahead = values_from(a, start + slots_at_once, n).data;
+      step.ahead = address(a.values, (start + slots_at_once) * a.value_stride + n);
       step.ahead_step = a.value_stride * sizeof(float);
       step.ahead_block = dot_block * step.ahead_step;
       const Destination to{output + n, a.output_stride, a.head_dim - n, nullptr};

@@ -29,8 +29,8 @@ double weighted_difference(const float* weights, const float* a, const float* b,
                            std::size_t n) noexcept;
 bool all_finite(const float* x, std::size_t n) noexcept;
 
-/// All of the above.
+/// All of the above but deep_product.
 extern const Kernels table;
-extern const Kernels zen4_table;  ///< with deep_product
+extern const Kernels zen4_table;  ///< with deep_product for product
 
 }  // namespace neoxref::simd::NEOXREF_ISA

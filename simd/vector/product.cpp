@@ -77,11 +77,11 @@ void visit_tiles(const Product& p, std::size_t rows, std::size_t start, const fl
     TileStep step{packed, count, totals, start == 0, count == left, rows * dot_block};
     packed += height * dot_block;
     if (t < spread * panels) {
-      step.ahead = next.data + t / spread * next.panel + t % spread * dot_block * next.step;
+      step.ahead = address(next.data, t / spread * next.panel + t % spread * dot_block * next.step);
       step.ahead_step = next.step * sizeof(Weight) / spread;
       step.ahead_block = dot_block * step.ahead_step;
     } else {
-      step.ahead = t + 1 < tiles ? packed : next_visit;
+      step.ahead = address(t + 1 < tiles ? packed : next_visit);
       step.ahead_step = height * sizeof(float);
       step.ahead_block = rows * dot_block * sizeof(float);
     }
@@ -122,9 +122,10 @@ template <class Weight>
 void tall_tile(const Product& p, std::size_t row, std::size_t rows, const float* packed,
                float* totals) noexcept {
   for (std::size_t n = 0; n < p.outputs; n += lanes) {
+    if (n % p.period + lanes <= p.unused) continue;
     const WeightView<Weight> weights = view<Weight>(p.weights, n);
     TileStep step{packed, p.depth, totals, true, true, rows * dot_block};
-    step.ahead = weights.data + steps_ahead * weights.step;
+    step.ahead = address(weights.data, steps_ahead * weights.step);
     step.ahead_step = weights.step * sizeof(Weight);
     step.ahead_block = dot_block * step.ahead_step;
     tall_tile_functions<Weight>[rows - 1](step, weights, destination(p, row, n));
@@ -186,10 +187,10 @@ void deep_tiles(const Product& p) noexcept {
           view<Weight>(p.weights, n + lanes < p.outputs ? n + lanes : 0).data;
       each_deep_tile(rows, [&](std::size_t first, std::size_t height) {
         const std::size_t following = first + height < rows ? first + height : 0;
-        const void* ahead = p.scratch + following * packed_row;
+        std::uintptr_t ahead = address(p.scratch, following * packed_row);
         std::size_t ahead_step = height * sizeof(float);
         if (first == 0) {
-          ahead = next;
+          ahead = address(next);
           ahead_step = weights.step * sizeof(Weight);
         }
         deep_tile_functions<Weight>[height - 1](p.scratch + first * packed_row, p.depth, weights,

@@ -25,6 +25,14 @@ inline constexpr std::size_t tile_panels = 1;
 inline constexpr std::size_t tall_tile_rows = tile_rows;
 #endif
 
+static_assert(tile_rows <= max_tile_rows && tile_panels * lanes <= max_group_columns);
+
+/// An address to fetch from: a number, because it may lie past the end of what is there.
+template <class T>
+std::uintptr_t address(const T* data, std::size_t offset = 0) {
+  return reinterpret_cast<std::uintptr_t>(data) + offset * sizeof(T);
+}
+
 /// The type of a packed weight that is not binary32 is a bit pattern that `load` widens.
 template <class Weight>
 struct WeightView {
@@ -141,7 +149,7 @@ struct TileStep {
   bool first;
   bool last;
   std::size_t input_block = 0;  ///< floats from one block of the input to the next
-  const void* ahead = nullptr;  ///< memory to fetch meanwhile: so many bytes a step of depth,
+  std::uintptr_t ahead = 0;     ///< memory to fetch meanwhile: so many bytes a step of depth,
   std::size_t ahead_step = 0;
   std::size_t ahead_block = 0;  ///< and from one block to the next
   float* widened = nullptr;     ///< [panels][widened_panel / lanes][lanes], where a tile that keeps
@@ -159,7 +167,7 @@ void tile_step(const TileStep& step, const WeightView<Weight>& weights,
   const std::size_t input_block = step.input_block;
   const std::size_t ahead_step = step.ahead_step;
   const std::size_t ahead_block = step.ahead_block;
-  auto ahead = reinterpret_cast<std::uintptr_t>(step.ahead);
+  std::uintptr_t ahead = step.ahead;
   float* widened = step.widened;
   const std::size_t widened_panel = step.widened_panel;
   WeightView<Weight> block = weights;
@@ -302,7 +310,7 @@ void stream(const float* input, std::size_t input_stride, std::size_t depth,
     all_of_depth<rows, panels>(in, depth, weights, to, nothing);
   } else {
     const std::size_t step = weights.step * sizeof(Weight);
-    auto line = reinterpret_cast<std::uintptr_t>(weights.data) + steps_ahead * step;
+    std::uintptr_t line = address(weights.data, steps_ahead * weights.step);
     all_of_depth<rows, 1>(in, depth, weights, to, [&] {
       __builtin_prefetch(reinterpret_cast<const void*>(line));
       line += step;
@@ -331,8 +339,8 @@ inline constexpr auto stream_functions =
 /// ahead_step bytes at every step of depth.
 template <std::size_t rows, class Weight>
 void deep_tile(const float* input, std::size_t depth, const WeightView<Weight>& weights,
-               const Destination& to, const void* ahead, std::size_t ahead_step) noexcept {
-  auto line = reinterpret_cast<std::uintptr_t>(ahead);
+               const Destination& to, std::uintptr_t ahead, std::size_t ahead_step) noexcept {
+  std::uintptr_t line = ahead;
   const DeepInput packed{input, dot_block, rows * dot_block};
   all_of_depth<rows, 1>(packed, depth, weights, to, [&] {
     __builtin_prefetch(reinterpret_cast<const void*>(line));
@@ -342,7 +350,7 @@ void deep_tile(const float* input, std::size_t depth, const WeightView<Weight>& 
 
 template <class Weight>
 using DeepTileFunction = void (*)(const float*, std::size_t, const WeightView<Weight>&,
-                                  const Destination&, const void*, std::size_t) noexcept;
+                                  const Destination&, std::uintptr_t, std::size_t) noexcept;
 
 template <class Weight, std::size_t... row>
 constexpr auto deep_tiles_of(std::index_sequence<row...>) {

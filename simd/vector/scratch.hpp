@@ -9,9 +9,10 @@
 namespace neoxref::simd {
 namespace {
 
-/// Rows of the largest register tile of any instruction set.
+/// Most rows of a tile of several panels, and of one of attention, on any instruction set.
 constexpr std::size_t max_tile_rows = 12;
-/// Outputs whose partial sums are held in the first-level cache at a time.
+/// Most outputs whose partial sums are held in the first-level cache at a time; blocks of depth and panels of
+/// a visit share as many columns of widened weights (product.cpp).
 constexpr std::size_t max_group_columns = 64;
 /// Floats of packed input that should stay in the second-level cache.
 constexpr std::size_t packed_floats = 256 * 1024;

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The commands bench and synth."""
 import json
+import resource
 import signal
 import time
 
@@ -23,15 +24,27 @@ class Bench(Case):
         starts = self.rows(found, "start")
         self.assertEqual([row["threads"] for row in starts], [1, 2])
         for row in starts:
-            self.assertGreater(row["peak_bytes"], 1e6)
+            # Weights, what 16 tokens need, and the program itself.
+            self.assertLess(row["peak_bytes"], 1.25 * found["weight_bytes"] + 40e6)
+            self.assertGreater(row["peak_bytes"], found["weight_bytes"])
             self.assertGreater(row["seconds"], row["load_seconds"])
         self.assertEqual(found["machine"]["threads"], [1, 2])
         kinds = {(limit["kind"], limit["threads"]) for limit in found["limits"]}
         self.assertLessEqual({("fma", 1), ("read", 1), ("fma", 2), ("read", 2)}, kinds)
+        self.assertGreater(found["peak_bytes"], found["weight_bytes"])
+        self.assertIn("cpu", found["machine"])
         digests = {}
         for row in found["rows"]:
             if row["kind"] == "start":
                 continue
+            time = "time_to_first_token" if row["kind"] == "prefill" else "time_of_token"
+            self.assertLessEqual(row[time + "_min"], row[time])
+            self.assertLessEqual(row[time], row[time + "_max"])
+            self.assertIn(row["limit"]["bound"], ("fma", "read"))
+            self.assertAlmostEqual(row["share_of_fma"] * row["limit"]["flops_per_second"],
+                                   row["flops_per_second"], delta=1)
+            self.assertAlmostEqual(row["share_of_read"] * row["limit"]["bytes_per_second"],
+                                   row["bytes_per_second"], delta=1)
             self.assertEqual(row["n"], 2)
             self.assertLessEqual(row["tokens_per_second_min"], row["tokens_per_second"])
             self.assertLessEqual(row["tokens_per_second"], row["tokens_per_second_max"])
@@ -43,6 +56,36 @@ class Bench(Case):
             # The number of threads changes no bit.
             key = (row["kind"], row.get("prompt"), row.get("context"), row["batch"])
             self.assertEqual(digests.setdefault(key, row["digest"]), row["digest"])
+
+    def test_kernels(self):
+        found = self.document("bench", "mini", "--prompt", "64", "--context", "64", "--new", "4",
+                              "--threads", "1", "--kernels", *QUICK)
+        prefill, decode = found["rows"]
+        for row, kernel in ((prefill, "product"), (decode, "product, 1 to 4 rows")):
+            shares = {entry["kernel"]: entry["share"] for entry in row["kernels"]}
+            self.assertAlmostEqual(sum(shares.values()), 1)
+            self.assertEqual(max(shares, key=shares.get), kernel)
+            self.assertIn("layer_norm", shares)
+        # Six layers, two norms each, and the last one.
+        calls = {entry["kernel"]: entry.get("calls") for entry in decode["kernels"]}
+        self.assertEqual(calls["layer_norm"], 13)
+        self.assertIn("of fma", self.ok("bench", "mini", "--prompt", "16", "--kernels", *QUICK))
+
+    def test_least_share(self):
+        options = ("bench", "mini", "--prompt", "16", "--threads", "1", *QUICK)
+        self.ok(*options, "--least-share", "0.1")
+        _, _, err = self.run_program(*options, "--least-share", "1000")
+        self.assertIn("asked for 1000.0 %", err.decode())
+        self.ok(*options, "--least-share", "1000", status=1)
+
+    def test_too_little_memory(self):
+        def limit():
+            resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))
+
+        self.fails(4, ["pythia-410m", "too little memory", "available"], "bench", "--shape",
+                   "pythia-410m", *QUICK, preexec_fn=limit)
+        self.fails(4, ["caches", "too little memory"], "bench", "mini", "--prompt", "16",
+                   "--context", "900", "--batch", "64", *QUICK, preexec_fn=limit)
 
     def test_presses(self):
         found = self.document("bench", "mini", "--keep-ratio", "1,0.5", "--prune-after", "64",
@@ -102,13 +145,16 @@ class Bench(Case):
         self.assertEqual(len(same["baseline"]["rows"]), 1)
         before = json.loads(path.read_text())
         before["rows"][0]["tokens_per_second"] *= 1000
+        before["rows"].append({**before["rows"][0], "prompt": 17})
         path.write_text(json.dumps(before))
+        self.assertIn("1 rows of", self.ok(*options, "--baseline", path, status=1))
         self.assertIn("SLOWER", self.ok(*options, "--baseline", path, status=1))
         before["rows"][0]["tokens_per_second"] = 1
         before["rows"][0]["digest"] = "0" * 32
         path.write_text(json.dumps(before))
         self.assertIn("OTHER LOGITS", self.ok(*options, "--baseline", path, status=1))
-        for text, problem in (("{}", "rows"), ("[", "rows"), ('{"rows": []}', "in common")):
+        for text, problem in (("{}", "rows"), ("[", "rows"), ('{"rows": []}', "in common"),
+                              ('{"rows": [{"kind": "prefill"}]}', "tokens_per_second")):
             path.write_text(text)
             self.fails(4, ["before.json", problem], *options, "--baseline", path)
 
