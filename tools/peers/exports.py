@@ -143,6 +143,7 @@ def llama_cpp(folder, dtype):
 
 
 EXPORTS = {"onnxruntime": onnxruntime, "openvino": openvino, "ctranslate2": ctranslate2,
+           "ctranslate2 int8": ctranslate2,
            "llama.cpp": lambda folder: llama_cpp(folder, "f32"),
            "llama.cpp bf16": lambda folder: llama_cpp(folder, "bf16"),
            "llama.cpp q8_0": lambda folder: llama_cpp(folder, "q8_0")}

@@ -31,7 +31,8 @@ PACKAGES = ("torch==2.13.0", "transformers==5.23.0", "safetensors==0.8.0", "nump
             "onnx==1.23.2", "onnxruntime==1.32.0", "openvino==2026.4.1", "ctranslate2==4.8.5",
             "gguf==0.19.0", "llama-cpp-python==0.3.36")
 FLOAT32 = ("transformers", "onnxruntime", "openvino", "ctranslate2", "llama.cpp")
-ENGINES = ("neoxref", *FLOAT32, "llama.cpp bf16", "llama.cpp q8_0")
+FEWER_BITS = ("llama.cpp bf16", "llama.cpp q8_0", "ctranslate2 int8")
+ENGINES = ("neoxref", *FLOAT32, *FEWER_BITS)
 HERE = pathlib.Path(__file__).resolve().parent
 PAUSE = 0.3
 
@@ -140,7 +141,7 @@ def measure(model, threads, options):
 
 
 def check_tokens(rows):
-    """Engines that came to another token than neoxref; q8_0 may, its weights are others."""
+    """Engines that came to another token than neoxref; those of fewer bits may."""
     right = {row["task"]: row["token"] for row in rows
              if row["engine"] == "neoxref" and "token" in row}
     return [f"{row['engine']}, {row['task']}: token {row['token']}, neoxref {right[row['task']]}"
@@ -162,8 +163,8 @@ def table(rows, threads):
         cells = [f"{at[engine, task]['tokens_per_second']['median']:,.0f}" for task in tasks]
         lines.append(f"| {engine} | " + " | ".join(cells) +
                      f" | {started['seconds']['median']:.2f} | {started['peak_bytes'] / 1e6:,.0f} |")
-    for name, peers in (("best float32 peer", FLOAT32), ("llama.cpp bf16", ("llama.cpp bf16",)),
-                        ("llama.cpp q8_0", ("llama.cpp q8_0",))):
+    for name, peers in (("best float32 peer", FLOAT32),
+                        *((engine, (engine,)) for engine in FEWER_BITS)):
         present = [engine for engine in engines if engine in peers]
         if "neoxref" in engines and present:
             ratios = []

@@ -152,11 +152,13 @@ class OpenVino(Engine):
 class CTranslate2(Engine):
     """It has no call for one further token: what new ones cost is the difference of two runs."""
 
+    compute_type = "float32"
+
     def __init__(self, folder, threads):
         super().__init__(folder, threads)
         import ctranslate2
         self.generator = ctranslate2.Generator(str(folder / "ctranslate2"), device="cpu",
-                                               compute_type="float32", inter_threads=1,
+                                               compute_type=self.compute_type, inter_threads=1,
                                                intra_threads=threads)
 
     def generate(self, ids, count):
@@ -175,8 +177,13 @@ class CTranslate2(Engine):
         return long - self.generate(ids, 2)[0], token
 
 
+class CTranslate2Int8(CTranslate2):
+    compute_type = "int8_float32"  # quantizes as it loads
+
+
 class LlamaCpp(Engine):
     dtype = "f32"
+    cache_type = "GGML_TYPE_F32"
     special_kernels = True
 
     def __init__(self, folder, threads):
@@ -193,9 +200,10 @@ class LlamaCpp(Engine):
         self.model = llama_cpp.llama_model_load_from_file(
             str(folder / f"{self.dtype}.gguf").encode(), loading)
         params = llama_cpp.llama_context_default_params()
-        params.n_ctx = params.n_batch = params.n_ubatch = self.config["max_position_embeddings"]
+        # Pieces of a prompt (n_ubatch) as long as it chooses them by itself.
+        params.n_ctx = params.n_batch = self.config["max_position_embeddings"]
         params.n_threads = params.n_threads_batch = threads
-        params.type_k = params.type_v = llama_cpp.GGML_TYPE_F32
+        params.type_k = params.type_v = getattr(llama_cpp, self.cache_type)
         params.flash_attn_type = 0
         self.context = llama_cpp.llama_init_from_model(self.model, params)
         if not self.context:
@@ -215,16 +223,19 @@ class LlamaCpp(Engine):
 
 class LlamaCppBf16(LlamaCpp):
     dtype = "bf16"
+    cache_type = "GGML_TYPE_F16"  # its default
 
 
 class LlamaCppQ8(LlamaCpp):
     dtype = "q8_0"
+    cache_type = "GGML_TYPE_F16"
     # Those for AMX crash on 8-bit weights (llama-cpp-python 0.3.36).
     special_kernels = False
 
 
 ENGINES = {"neoxref": Neoxref, "transformers": Transformers, "onnxruntime": OnnxRuntime,
-           "openvino": OpenVino, "ctranslate2": CTranslate2, "llama.cpp": LlamaCpp,
+           "openvino": OpenVino, "ctranslate2": CTranslate2,
+           "ctranslate2 int8": CTranslate2Int8, "llama.cpp": LlamaCpp,
            "llama.cpp bf16": LlamaCppBf16, "llama.cpp q8_0": LlamaCppQ8}
 
 
