@@ -7,8 +7,13 @@
 namespace neoxref::simd::NEOXREF_ISA {
 namespace {
 
-// Bare registers, as in product_tile.hpp. Two units of latency 4 or 5 need ten chains.
+// Bare registers, as in product_tile.hpp. Two units of latency 4 or 5 need ten chains; large cores with NEON
+// have four of latency 4.
+#if defined(__aarch64__)
+constexpr std::size_t chains = 20;
+#else
 constexpr std::size_t chains = 12;
+#endif
 
 double multiply_add(std::size_t rounds) noexcept {
   Native32::register_type sum[chains];
