@@ -197,7 +197,7 @@ void streams(const Kernels& table, const Limits& limits) {
                                                             {"cos", Function::cos}};
   for (const auto& [name, function] : functions) {
     add("map/" + std::string(name),
-        [&, function](benchmark::State& s) { map(s, table, limits, function); });
+        [&, of = function](benchmark::State& s) { map(s, table, limits, of); });
   }
   add("widen/f32", [&](benchmark::State& s) { widen(s, table, limits, Dtype::f32); });
   add("widen/f16", [&](benchmark::State& s) { widen(s, table, limits, Dtype::f16); });
