@@ -152,7 +152,6 @@ BOOST_FIXTURE_TEST_CASE(a_clock_around_kernels_changes_nothing, Loaded) {
   for (const eval::KernelTime& time : prefill.kernel_times()) {
     flops += time.flops;
     seconds += time.seconds;
-    BOOST_TEST(time.calls % 2 == 0u);
   }
   BOOST_TEST(seconds <= 2.0 * prefill.seconds());
   // What the cost says, but for the queries of the last layer and padded outputs.
