@@ -128,15 +128,12 @@ void SpeedArm::take_kernels(bool counts) {
   if (kernels_ == nullptr) return;
   for (const KernelTime& time : kernels_->take()) {
     if (!counts) continue;
-    auto sum = std::ranges::find(kernel_times_, time.kernel, &KernelTime::kernel);
+    const auto sum = std::ranges::find(kernel_times_, time.kernel, &KernelTime::kernel);
     if (sum == kernel_times_.end()) {
       kernel_times_.push_back(time);
-      continue;
+    } else {
+      *sum += time;
     }
-    sum->calls += time.calls;
-    sum->seconds += time.seconds;
-    sum->flops += time.flops;
-    sum->bytes += time.bytes;
   }
 }
 

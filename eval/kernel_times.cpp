@@ -127,6 +127,14 @@ double empty_watch_seconds() {
 
 }  // namespace
 
+KernelTime& KernelTime::operator+=(const KernelTime& other) {
+  calls += other.calls;
+  seconds += other.seconds;
+  flops += other.flops;
+  bytes += other.bytes;
+  return *this;
+}
+
 TimedKernels::TimedKernels(const Kernels& table)
     : timed_(table), clock_seconds_(empty_watch_seconds()) {
   if (inner != nullptr) throw engine::Error("timed kernels", "two at a time");
@@ -157,12 +165,7 @@ std::vector<KernelTime> TimedKernels::take() {
   const std::lock_guard lock(mutex);
   Tally sum{};
   for (Tally& tally : tallies) {
-    for (std::size_t i = 0; i < count_of_timed; ++i) {
-      sum[i].calls += tally[i].calls;
-      sum[i].seconds += tally[i].seconds;
-      sum[i].flops += tally[i].flops;
-      sum[i].bytes += tally[i].bytes;
-    }
+    for (std::size_t i = 0; i < count_of_timed; ++i) sum[i] += tally[i];
     tally = {};
   }
   std::vector<KernelTime> found;

@@ -17,6 +17,8 @@ struct KernelTime {
   double seconds = 0.0;  ///< of the threads that made them, without what looking at the clock takes
   double flops = 0.0;    ///< products and attention: a multiplication with its addition is two
   double bytes = 0.0;    ///< weights of products, keys and values of attention, each call's own
+
+  KernelTime& operator+=(const KernelTime& other);  ///< of the same kernel
 };
 
 /// A table of kernels that calls another and looks at the clock before and after: the same bits, a

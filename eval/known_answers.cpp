@@ -10,6 +10,7 @@
 
 #include "engine/buffer.hpp"
 #include "simd/float_environment.hpp"
+#include "simd/function_names.hpp"
 
 namespace neoxref::eval {
 namespace {
@@ -310,17 +311,7 @@ std::vector<std::pair<std::string, Question>> questions() {
   all.emplace_back("key_norms", key_norms);
   all.emplace_back("compact_keys", [](const Kernels& k) { return compact(k, true); });
   all.emplace_back("compact_rows", [](const Kernels& k) { return compact(k, false); });
-  for (const auto& [name, function] : {std::pair{"exp", Function::exp},
-                                       {"log", Function::log},
-                                       {"tanh", Function::tanh},
-                                       {"silu", Function::silu},
-                                       {"gelu", Function::gelu},
-                                       {"gelu_tanh", Function::gelu_tanh},
-                                       {"gelu_fast", Function::gelu_fast},
-                                       {"quick_gelu", Function::quick_gelu},
-                                       {"relu", Function::relu},
-                                       {"sin", Function::sin},
-                                       {"cos", Function::cos}}) {
+  for (const auto& [name, function] : simd::named_functions) {
     const Function which = function;
     all.emplace_back(name, [which](const Kernels& kernels) { return map(kernels, which); });
   }

@@ -4,11 +4,13 @@
 // as many bytes. Kernel and limit take turns, so that a slow moment hits both, and the shares are
 // quotients of medians. Run it pinned to one core:  taskset -c 1 kernels_bench
 #include <benchmark/benchmark.h>
+#include <algorithm>
+#include <cstdio>
 #include <cstring>
 #include <string>
-#include <utility>
 #include <vector>
 
+#include "simd/function_names.hpp"
 #include "simd/kernels.hpp"
 #include "simd/limits.hpp"
 #include "tests/timed_beside.hpp"
@@ -183,19 +185,7 @@ void streams(const Kernels& table, const Limits& limits) {
     against_read(s, limits, 2 * 2048 * sizeof(float),
                  [&] { table.add(a.data(), b.data(), b.data(), 2048); });
   });
-  using simd::Function;
-  constexpr std::pair<const char*, Function> functions[] = {{"exp", Function::exp},
-                                                            {"log", Function::log},
-                                                            {"tanh", Function::tanh},
-                                                            {"silu", Function::silu},
-                                                            {"gelu", Function::gelu},
-                                                            {"gelu_tanh", Function::gelu_tanh},
-                                                            {"gelu_fast", Function::gelu_fast},
-                                                            {"quick_gelu", Function::quick_gelu},
-                                                            {"relu", Function::relu},
-                                                            {"sin", Function::sin},
-                                                            {"cos", Function::cos}};
-  for (const auto& [name, function] : functions) {
+  for (const auto& [name, function] : simd::named_functions) {
     add("map/" + std::string(name),
         [&, of = function](benchmark::State& s) { map(s, table, limits, of); });
   }
@@ -312,26 +302,29 @@ void attentions(const Kernels& table, const Limits& limits) {
 }  // namespace
 }  // namespace neoxref::tests
 
-// kernels_bench ISA KERNEL [options of Google Benchmark]; without the two, everything.
+// kernels_bench [ISA KERNEL] [options of Google Benchmark]; without the two, everything.
 int main(int argc, char** argv) {
   using namespace neoxref;
+  std::string isa;
   std::string wanted = ".*";
-  const bool named = argc > 2 && argv[1][0] != '-';
-  if (named) {
-    wanted = "^" + std::string(argv[1]) + "/" + argv[2] + "/";
+  if (argc > 2 && argv[1][0] != '-') {
+    isa = argv[1];
+    wanted = "^" + isa + "/" + argv[2] + "/";
     argv[2] = argv[0];
     argc -= 2;
     argv += 2;
   }
-  bool usable = !named;
-  for (const simd::Isa isa : simd::usable_isas()) {
-    if (isa == simd::Isa::scalar) continue;
-    usable = usable || simd::isa_name(isa) == wanted.substr(1, wanted.find('/') - 1);
-    tests::products(simd::kernels(isa), simd::limits(isa));
-    tests::attentions(simd::kernels(isa), simd::limits(isa));
-    tests::streams(simd::kernels(isa), simd::limits(isa));
+  const auto usable = simd::usable_isas();
+  if (!isa.empty() && std::ranges::find(usable, isa, simd::isa_name) == usable.end()) {
+    std::fprintf(stderr, "this CPU has no %s\n", isa.c_str());
+    return 77;  // skipped
   }
-  if (!usable) return 77;  // skipped: this CPU lacks the instruction set
+  for (const simd::Isa each : usable) {
+    if (each == simd::Isa::scalar) continue;
+    tests::products(simd::kernels(each), simd::limits(each));
+    tests::attentions(simd::kernels(each), simd::limits(each));
+    tests::streams(simd::kernels(each), simd::limits(each));
+  }
   benchmark::Initialize(&argc, argv);
   if (benchmark::ReportUnrecognizedArguments(argc, argv)) return 2;
   return benchmark::RunSpecifiedBenchmarks(nullptr, nullptr, wanted) > 0 ? 0 : 1;

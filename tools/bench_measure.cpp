@@ -38,8 +38,8 @@ std::unique_ptr<eval::SpeedArm> same_of(const eval::DecodeArm& arm, engine::Mode
 }
 
 /// Bytes of keys and values that the arms of all rows hold at once: those of new tokens keep their
-/// contexts, and one arm at a time has sequences beside.
-double cache_bytes(const std::vector<std::unique_ptr<Bench>>& benches, bool twice) {
+/// contexts, those of presses have all variants under way, and one arm at a time has sequences beside.
+double cache_bytes(const std::vector<std::unique_ptr<Bench>>& benches) {
   double kept = 0.0;
   double most = 0.0;
   for (const auto& bench : benches) {
@@ -50,8 +50,12 @@ double cache_bytes(const std::vector<std::unique_ptr<Bench>>& benches, bool twic
     for (const auto& arm : bench->decodes) {
       const double bytes =
           slot * static_cast<double>(arm->batch() * (arm->context + arm->steps + 1));
-      kept += bytes * (twice ? 2.0 : 1.0);
+      kept += bytes * (bench->timed_model ? 2.0 : 1.0);
       most = std::max(most, bytes);
+    }
+    for (const auto& group : bench->presses) {
+      most = std::max(most, slot * static_cast<double>(group->rows().size() *
+                                                       (group->prompt + group->new_tokens)));
     }
   }
   return kept + most;
@@ -79,13 +83,8 @@ bool reach_their_limits(const Json& rows, double least) {
   for (const Json& row : rows) {
     if (!row.contains("share_of_limit") || row["share_of_limit"].get<double>() >= least) continue;
     reached = false;
-    const bool prefill = row["kind"] == "prefill";
-    say(fmt::format(
-        "neoxref: {} of {} tokens, batch {}, threads {}: {:.1f} % of its limit, asked "
-        "for {:.1f} %\n",
-        prefill ? "prefill" : "decode", row[prefill ? "prompt" : "context"].get<std::size_t>(),
-        row["batch"].get<std::size_t>(), row["threads"].get<std::size_t>(),
-        row["share_of_limit"].get<double>() * 100.0, least * 100.0));
+    say(fmt::format("neoxref: {}: {:.1f} % of its limit, asked for {:.1f} %\n", speed_name(row),
+                    row["share_of_limit"].get<double>() * 100.0, least * 100.0));
   }
   return reached;
 }
@@ -178,7 +177,7 @@ Exit BenchCommand::measure(const InterruptGuard& guard) {
           schedule.random));
     }
   }
-  need_memory(cache_bytes(benches, kernels), "caches of all rows");
+  const double caches = cache_bytes(benches);
   // Limits are measured where the rows are, on memory for the largest of them.
   std::vector<eval::BenchArm*> arms;
   for (const auto& bench : benches) {
@@ -195,7 +194,7 @@ Exit BenchCommand::measure(const InterruptGuard& guard) {
           eval::slot_bytes(config) * static_cast<double>(group->prompt + group->new_tokens));
       most = std::max(most, std::min(2 * cache, std::size_t{1} << 30));
     }
-    need_memory(static_cast<double>(most), "bench");
+    need_memory(caches + static_cast<double>(most), "caches and limits of all rows");
     bench->meter = std::make_unique<eval::LimitMeter>(bench->model.team(), most);
     bench->add_limit(Kind::multiply_add, bench->isa(), 0);
     for (const simd::Isa isa : simd::usable_isas()) {

@@ -106,15 +106,6 @@ bool is_speed(const Json& row) {
   return row["kind"] == "prefill" || row["kind"] == "decode";
 }
 
-/// "prefill 512, batch 1, 2 threads"
-std::string speed_name(const Json& row) {
-  const bool prefill = row["kind"] == "prefill";
-  const auto threads = row["threads"].get<std::size_t>();
-  return fmt::format("{} {}, batch {}, {} thread{}", prefill ? "prefill" : "decode",
-                     row[prefill ? "prompt" : "context"].get<std::size_t>(),
-                     row["batch"].get<std::size_t>(), threads, threads == 1 ? "" : "s");
-}
-
 std::string speed_text(const Json& rows) {
   std::string text;
   std::string phases;
@@ -264,6 +255,14 @@ void fill_speed_row(Json& row, const eval::SpeedArm& arm, const MeasuredLimits& 
 }
 
 }  // namespace
+
+std::string speed_name(const Json& row) {
+  const bool prefill = row["kind"] == "prefill";
+  const auto threads = row["threads"].get<std::size_t>();
+  return fmt::format("{} {}, batch {}, {} thread{}", prefill ? "prefill" : "decode",
+                     row[prefill ? "prompt" : "context"].get<std::size_t>(),
+                     row["batch"].get<std::size_t>(), threads, threads == 1 ? "" : "s");
+}
 
 Json speed_row(const eval::PrefillArm& arm, const MeasuredLimits& limits) {
   Json row{{"kind", "prefill"}, {"prompt", arm.tokens}};

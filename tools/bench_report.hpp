@@ -18,6 +18,9 @@ struct MeasuredLimits {
 nlohmann::ordered_json speed_row(const eval::PrefillArm& arm, const MeasuredLimits& limits);
 nlohmann::ordered_json speed_row(const eval::DecodeArm& arm, const MeasuredLimits& limits);
 
+/// "prefill 512, batch 1, 2 threads": a row of prefill or decode, for people.
+std::string speed_name(const nlohmann::ordered_json& row);
+
 /// What each kernel took of the time of all threads while `arm` was measured, by share: products and
 /// attention beside the limits, which are those of as many threads. The last row is what no kernel took.
 nlohmann::ordered_json kernel_rows(const eval::SpeedArm& arm, const MeasuredLimits& limits);
