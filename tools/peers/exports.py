@@ -116,6 +116,17 @@ def openvino(folder):
     ov.save_model(graph, path, compress_to_fp16=False)
 
 
+def openvino_int8(folder):
+    path = folder / "openvino-int8.xml"
+    if path.exists():
+        return
+    openvino(folder)
+    import nncf
+    import openvino as ov
+    graph = ov.Core().read_model(folder / "openvino.xml")
+    ov.save_model(nncf.compress_weights(graph, mode=nncf.CompressWeightsMode.INT8_ASYM), path)
+
+
 def ctranslate2(folder):
     out = folder / "ctranslate2"
     if out.exists():
@@ -142,8 +153,8 @@ def llama_cpp(folder, dtype):
         part.rename(path)
 
 
-EXPORTS = {"onnxruntime": onnxruntime, "openvino": openvino, "ctranslate2": ctranslate2,
-           "ctranslate2 int8": ctranslate2,
+EXPORTS = {"onnxruntime": onnxruntime, "openvino": openvino, "openvino int8": openvino_int8,
+           "ctranslate2": ctranslate2, "ctranslate2 int8": ctranslate2,
            "llama.cpp": lambda folder: llama_cpp(folder, "f32"),
            "llama.cpp bf16": lambda folder: llama_cpp(folder, "bf16"),
            "llama.cpp q8_0": lambda folder: llama_cpp(folder, "q8_0")}

@@ -15,6 +15,7 @@ at a time, with a pause before each, so that no thread of another still spins. F
 rounds; the first round does not count. Every engine must come to the same token."""
 import argparse
 import contextlib
+import importlib.metadata
 import json
 import os
 import pathlib
@@ -28,10 +29,10 @@ import time
 import venv
 
 PACKAGES = ("torch==2.13.0", "transformers==5.23.0", "safetensors==0.8.0", "numpy==2.4.6",
-            "onnx==1.23.2", "onnxruntime==1.32.0", "openvino==2026.4.1", "ctranslate2==4.8.5",
-            "gguf==0.19.0", "llama-cpp-python==0.3.36")
+            "onnx==1.23.2", "onnxruntime==1.32.0", "openvino==2026.4.1", "nncf==3.4.0",
+            "ctranslate2==4.8.5", "gguf==0.19.0", "llama-cpp-python==0.3.36")
 FLOAT32 = ("transformers", "onnxruntime", "openvino", "ctranslate2", "llama.cpp")
-FEWER_BITS = ("llama.cpp bf16", "llama.cpp q8_0", "ctranslate2 int8")
+FEWER_BITS = ("llama.cpp bf16", "llama.cpp q8_0", "openvino int8", "ctranslate2 int8")
 ENGINES = ("neoxref", *FLOAT32, *FEWER_BITS)
 HERE = pathlib.Path(__file__).resolve().parent
 PAUSE = 0.3
@@ -49,6 +50,10 @@ def enter(folder):
             raise
     if pathlib.Path(sys.prefix).resolve() != folder.resolve():
         os.execv(python, [str(python), *sys.argv])
+    have = {found.metadata["Name"].lower() for found in importlib.metadata.distributions()}
+    lacking = [package for package in PACKAGES if package.partition("==")[0] not in have]
+    if lacking:  # made before the list grew
+        subprocess.run([python, "-m", "pip", "install", *lacking], check=True)
 
 
 class Worker:

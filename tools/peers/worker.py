@@ -130,15 +130,18 @@ class OnnxRuntime(Engine):
 
 
 class OpenVino(Engine):
+    file = "openvino.xml"
+    precision = {"INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32"}
+
     def __init__(self, folder, threads):
         super().__init__(folder, threads)
         import numpy
         import openvino
         self.numpy = numpy
         core = openvino.Core()
-        model = core.compile_model(core.read_model(folder / "openvino.xml"), "CPU", {
-            "INFERENCE_PRECISION_HINT": "f32", "KV_CACHE_PRECISION": "f32",
-            "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1, "PERFORMANCE_HINT": "LATENCY"})
+        model = core.compile_model(core.read_model(folder / self.file), "CPU", {
+            **self.precision, "INFERENCE_NUM_THREADS": threads, "NUM_STREAMS": 1,
+            "PERFORMANCE_HINT": "LATENCY"})
         self.request = model.create_infer_request()
 
     def run(self, ids):
@@ -147,6 +150,11 @@ class OpenVino(Engine):
 
     def leave(self):
         self.request.reset_state()
+
+
+class OpenVinoInt8(OpenVino):
+    file = "openvino-int8.xml"
+    precision = {}  # its own choice
 
 
 class CTranslate2(Engine):
@@ -234,8 +242,8 @@ class LlamaCppQ8(LlamaCpp):
 
 
 ENGINES = {"neoxref": Neoxref, "transformers": Transformers, "onnxruntime": OnnxRuntime,
-           "openvino": OpenVino, "ctranslate2": CTranslate2,
-           "ctranslate2 int8": CTranslate2Int8, "llama.cpp": LlamaCpp,
+           "openvino": OpenVino, "openvino int8": OpenVinoInt8,
+           "ctranslate2": CTranslate2, "ctranslate2 int8": CTranslate2Int8, "llama.cpp": LlamaCpp,
            "llama.cpp bf16": LlamaCppBf16, "llama.cpp q8_0": LlamaCppQ8}
 
 
