@@ -38,6 +38,14 @@ HERE = pathlib.Path(__file__).resolve().parent
 PAUSE = 0.3
 
 
+def installed(name):
+    try:
+        importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
 def enter(folder):
     """Goes on in the virtual environment, making it first where there is none."""
     python = folder / "bin" / "python"
@@ -50,8 +58,7 @@ def enter(folder):
             raise
     if pathlib.Path(sys.prefix).resolve() != folder.resolve():
         os.execv(python, [str(python), *sys.argv])
-    have = {found.metadata["Name"].lower() for found in importlib.metadata.distributions()}
-    lacking = [package for package in PACKAGES if package.partition("==")[0] not in have]
+    lacking = [package for package in PACKAGES if not installed(package.partition("==")[0])]
     if lacking:  # made before the list grew
         subprocess.run([python, "-m", "pip", "install", *lacking], check=True)
 
