@@ -174,18 +174,22 @@ OutputFile::OutputFile(std::string path) : path_(std::move(path)) {
   constexpr int attempts = 100;  // files that an earlier process with the same id left behind
   for (int attempt = 0; file_ < 0 && attempt < attempts; ++attempt) {
     temporary_ = fmt::format("{}.partial.{}.{}", path_, getpid(), attempt);
+    // Before the file is there: a signal may come as soon as it is.
+    remove_when_interrupted(temporary_);
     file_ = open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (file_ < 0 && errno != EEXIST) break;
   }
-  if (file_ < 0) fail("cannot be written");
-  remove_when_interrupted(temporary_);
+  if (file_ >= 0) return;
+  unfinished[0] = '\0';
+  fail("cannot be written");
 }
 
 OutputFile::~OutputFile() {
+  if (file_ >= 0) {
+    close(file_);
+    unlink(temporary_.c_str());
+  }
   unfinished[0] = '\0';
-  if (file_ < 0) return;
-  close(file_);
-  unlink(temporary_.c_str());
 }
 
 void OutputFile::fail(const char* problem) const {

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The commands bench and synth."""
 import json
-import os
 import resource
 import signal
 import time
@@ -9,7 +8,6 @@ import time
 from .case import environment, Case
 
 TINY = ("--layers", "2", "--hidden", "32", "--heads", "2", "--intermediate", "96", "--vocab", "64")
-SANITIZED = "ASAN_OPTIONS" in os.environ
 QUICK = ("--repeat", "2", "--warm-up", "0", "--starts", "0")
 
 
@@ -27,7 +25,7 @@ class Bench(Case):
         self.assertEqual([row["threads"] for row in starts], [1, 2])
         for row in starts:
             # Weights, what 16 tokens need, and the program itself; sanitizers add their own.
-            if not SANITIZED:
+            if not self.sanitized():
                 self.assertLess(row["peak_bytes"], 1.25 * found["weight_bytes"] + 40e6)
             self.assertGreater(row["peak_bytes"], found["weight_bytes"])
             self.assertGreater(row["seconds"], row["load_seconds"])
@@ -68,7 +66,7 @@ class Bench(Case):
             shares = {entry["kernel"]: entry["share"] for entry in row["kernels"]}
             self.assertAlmostEqual(sum(shares.values()), 1)
             self.assertIn(kernel, shares)
-            if not SANITIZED:
+            if not self.sanitized():
                 self.assertEqual(max(shares, key=shares.get), kernel)
             self.assertIn("layer_norm", shares)
         # Six layers, two norms each, and the last one.
@@ -85,7 +83,7 @@ class Bench(Case):
         self.assertIn("asked for 1000.0 %", err.decode())
 
     def test_too_little_memory(self):
-        if SANITIZED:
+        if self.sanitized():
             print("SKIP Bench.test_too_little_memory: the address sanitizer needs all addresses")
             return
 

@@ -108,6 +108,10 @@ class Case(unittest.TestCase):
             (folder / "config.json").write_text(json.dumps(values))
         return folder
 
+    def sanitized(self):
+        """Whether the program was built with the address sanitizer."""
+        return b"__asan_init" in pathlib.Path(PROGRAM[0]).read_bytes()
+
     def usable_isas(self):
         _, _, err = self.run_program("run", "mini", "--prompt", "a", "--isa", "none-such")
         return err.decode().split("usable here: ")[1].rstrip(")\n").split(", ")
