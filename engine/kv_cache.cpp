@@ -10,7 +10,8 @@
 
 namespace neoxref::engine {
 
-KvCache::KvCache(const CacheShape& shape, std::size_t capacity, std::size_t raw_dims)
+KvCache::KvCache(const CacheShape& shape, std::size_t capacity, std::size_t raw_dims,
+                 std::shared_ptr<PagePool> pool)
     : shape_(shape),
       capacity_(simd::round_up(std::max<std::size_t>(capacity, 1), simd::lanes)),
       raw_dims_(raw_dims) {
@@ -26,12 +27,12 @@ KvCache::KvCache(const CacheShape& shape, std::size_t capacity, std::size_t raw_
     throw Error("cache", "too large", "at most 2^46 bytes",
                 std::to_string(capacity) + " slots in each of " + std::to_string(heads) + " heads");
   }
-  arena_ = Pages(heads * segment_ * sizeof(float), Pages::Use::sparse);
+  arena_ = PooledPages(physical_bytes(), std::move(pool));
   lengths_.assign(heads, 0);
 }
 
 KvCache KvCache::fork() const {
-  KvCache copy(shape_, capacity_, raw_dims_);
+  KvCache copy(shape_, capacity_, raw_dims_, arena_.pool());
   copy.lengths_ = lengths_;
   copy.expect(lengths_.empty() ? 0 : *std::min_element(lengths_.begin(), lengths_.end()));
   for (std::size_t i = 0; i < lengths_.size(); ++i) {
@@ -51,7 +52,7 @@ KvCache KvCache::fork() const {
 }
 
 void KvCache::expect(std::size_t slots) const {
-  if (slots >= capacity_ - capacity_ / 4) arena_.prefer_large();
+  if (slots >= capacity_ - capacity_ / 4) arena_.pages().prefer_large();
 }
 
 std::size_t KvCache::longest(std::size_t layer) const {
@@ -88,6 +89,24 @@ void KvCache::clear_tail(std::size_t layer, std::size_t head, std::size_t slots)
   }
   std::fill(values(layer, head) + first * value_stride_, values(layer, head) + last * value_stride_,
             0.0f);
+}
+
+void KvCache::clear_lanes(std::size_t layer, std::size_t head, std::size_t slot) noexcept {
+  const std::size_t lane = slot % simd::lanes;
+  if (lane == 0) return;
+  float* panel = keys(layer, head) + slot / simd::lanes * simd::lanes * shape_.head_dim;
+  for (std::size_t d = 0; d < shape_.head_dim; ++d) {
+    std::fill(panel + d * simd::lanes + lane, panel + (d + 1) * simd::lanes, 0.0f);
+  }
+}
+
+void KvCache::clear_padding(std::size_t layer, std::size_t head, std::size_t slot,
+                            std::size_t count) noexcept {
+  if (value_stride_ == shape_.head_dim) return;
+  for (float* row = values(layer, head) + slot * value_stride_; count > 0; --count) {
+    std::fill(row + shape_.head_dim, row + value_stride_, 0.0f);
+    row += value_stride_;
+  }
 }
 
 std::size_t KvCache::logical_bytes() const {

@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <vector>
 
@@ -25,11 +26,14 @@ struct CacheShape {
 ///   positions  [capacity], index of the token in its sequence
 ///   raw        [capacity][raw_dims], the rotary dims before they turned; only where asked for
 /// Slots are in time order, unless a press says otherwise. Untouched pages of the arena cost no memory.
+/// An arena may have been another cache's: nothing is read that was not written, and whoever enters keys
+/// clears the lanes behind the last one (clear_lanes).
 class KvCache {
 public:
-  /// capacity >= 1 slots per head. Errors: Error when the arena would be too large to address.
+  /// capacity >= 1 slots per head. pool: where the arena comes from and goes back to. Errors: Error when the arena would be too large to address.
   /// std::bad_alloc when the system refuses it.
-  KvCache(const CacheShape& shape, std::size_t capacity, std::size_t raw_dims = 0);
+  KvCache(const CacheShape& shape, std::size_t capacity, std::size_t raw_dims = 0,
+          std::shared_ptr<PagePool> pool = nullptr);
 
   /// A copy of the slots in use, in an arena of the same capacity.
   KvCache fork() const;
@@ -75,10 +79,18 @@ public:
   /// Zeroes the slots from the length on: what a stopped chunk left must not be read as numbers.
   void clear_tail(std::size_t layer, std::size_t head, std::size_t slots);
 
+  /// Zeroes the lanes of a panel from this slot on, unless it is the first of one.
+  void clear_lanes(std::size_t layer, std::size_t head, std::size_t slot) noexcept;
+  /// Zeroes the columns past head_dim of the values of these slots.
+  void clear_padding(std::size_t layer, std::size_t head, std::size_t slot,
+                     std::size_t count) noexcept;
+
   /// Bytes of keys and values in use, over all layers and heads (8 * head_dim a slot).
   std::size_t logical_bytes() const;
-  /// Bytes of the arena, in use or not.
-  std::size_t physical_bytes() const { return arena_.size(); }
+  /// Bytes that its slots would take, in use or not.
+  std::size_t physical_bytes() const {
+    return shape_.layers * shape_.heads * segment_ * sizeof(float);
+  }
 
   /// To be called before that many slots of each head are written at once: where they are most of the
   /// arena, it asks for large pages, which attention reads faster.
@@ -89,7 +101,7 @@ private:
     return floats() + (layer * shape_.heads + head) * segment_;
   }
 
-  float* floats() const { return reinterpret_cast<float*>(arena_.data()); }
+  float* floats() const { return reinterpret_cast<float*>(arena_.pages().data()); }
 
   CacheShape shape_{};
   std::size_t capacity_ = 0;
@@ -100,7 +112,7 @@ private:
   std::size_t positions_at_ = 0;
   std::size_t raw_at_ = 0;
   std::size_t segment_ = 0;
-  Pages arena_;
+  PooledPages arena_;
   std::vector<std::size_t> lengths_;
 };
 

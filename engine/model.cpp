@@ -49,6 +49,7 @@ Model Model::share(const RunOptions& options) const {
   model.choose(options);
   model.checkpoint_ = checkpoint_;
   model.weights_ = weights_;
+  model.pool_ = pool_;
   model.pass_ =
       std::make_unique<Pass>(model.config(), *model.weights_, *model.kernels_, *model.team_);
   return model;
@@ -57,7 +58,7 @@ Model Model::share(const RunOptions& options) const {
 Sequence Model::sequence(std::size_t capacity, const std::optional<Press>& press) const {
   const Config& shape = config();
   Sequence sequence({shape.layers, shape.heads, shape.head_dim}, capacity,
-                    press ? press->extras(shape.rotary_dims) : Extras{});
+                    press ? press->extras(shape.rotary_dims) : Extras{}, pool_);
   if (press) sequence.set_press(*press, shape.rotary_dims);
   return sequence;
 }

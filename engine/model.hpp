@@ -79,7 +79,8 @@ public:
   /// For work between two forward calls.
   Team& team() { return *team_; }
 
-  /// A fresh sequence, with a press if one is given. Errors: as KvCache and Sequence::set_press.
+  /// A fresh sequence, with a press if one is given. Its memory may be that of one that is gone.
+  /// Errors: as KvCache and Sequence::set_press.
   Sequence sequence(std::size_t capacity, const std::optional<Press>& press = {}) const;
 
   /// Runs every step's tokens; sequences must be distinct. A sequence that is not stopped advances
@@ -110,6 +111,7 @@ private:
   const simd::Kernels* kernels_ = nullptr;
   std::unique_ptr<Team> team_;
   std::shared_ptr<const Weights> weights_;
+  std::shared_ptr<PagePool> pool_ = std::make_shared<PagePool>();
   std::unique_ptr<Pass> pass_;
   std::vector<Progress> progress_;
 };

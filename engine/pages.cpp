@@ -3,6 +3,7 @@
 
 #include <sys/mman.h>
 
+#include <algorithm>
 #include <new>
 #include <utility>
 
@@ -34,6 +35,54 @@ void Pages::prefer_large() const {
   // A system without such pages refuses; what it gives instead has the same contents.
   if (data_ != nullptr) ::madvise(data_, size_, MADV_HUGEPAGE);
 #endif
+}
+
+void Pages::offer() const {
+#ifdef MADV_FREE
+  if (data_ != nullptr) ::madvise(data_, size_, MADV_FREE);
+#endif
+}
+
+Pages PagePool::take(std::size_t bytes) {
+  {
+    const std::lock_guard lock(mutex_);
+    const auto fits = std::lower_bound(
+        kept_.begin(), kept_.end(), bytes,
+        [](const Pages& pages, std::size_t wanted) { return pages.size() < wanted; });
+    if (fits != kept_.end()) {
+      Pages pages = std::move(*fits);
+      kept_.erase(fits);
+      return pages;
+    }
+    if (!kept_.empty()) kept_.pop_back();
+  }
+  return Pages(bytes, Pages::Use::sparse);
+}
+
+void PagePool::give(Pages&& pages) noexcept {
+  pages.offer();
+  try {
+    const std::lock_guard lock(mutex_);
+    const auto place =
+        std::upper_bound(kept_.begin(), kept_.end(), pages.size(),
+                         [](std::size_t size, const Pages& other) { return size < other.size(); });
+    kept_.insert(place, std::move(pages));
+  } catch (const std::bad_alloc&) {
+    // Then they go to the system.
+  }
+}
+
+PooledPages::PooledPages(std::size_t bytes, std::shared_ptr<PagePool> pool)
+    : pages_(pool ? pool->take(bytes) : Pages(bytes, Pages::Use::sparse)), pool_(std::move(pool)) {}
+
+PooledPages::~PooledPages() {
+  if (pool_ && pages_.data() != nullptr) pool_->give(std::move(pages_));
+}
+
+PooledPages& PooledPages::operator=(PooledPages&& other) noexcept {
+  std::swap(pages_, other.pages_);
+  std::swap(pool_, other.pool_);
+  return *this;
 }
 
 }  // namespace neoxref::engine

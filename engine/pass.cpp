@@ -175,6 +175,12 @@ void Model::Pass::append(std::size_t layer, std::size_t first_row, std::size_t r
         rotate(key + i * stride);
       }
       kernels_.store_keys(key, stride, run, head_dim, cache.keys(layer, head), slot);
+      cache.clear_padding(layer, head, slot, run);
+      const bool ends = place.offset + run == segment.count;
+      const std::size_t end = slot + run;
+      if (ends && end / simd::lanes * simd::lanes >= cache.length(layer, head)) {
+        cache.clear_lanes(layer, head, end);
+      }
     }
     row += run;
   }

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <limits>
 #include <string>
+#include <utility>
 
 #include "engine/error.hpp"
 
@@ -24,8 +25,9 @@ bool heads_agree(const KvCache& cache, std::size_t layer) {
 
 }  // namespace
 
-Sequence::Sequence(const CacheShape& shape, std::size_t capacity, const Extras& extras)
-    : cache(shape, capacity, extras.raw_dims), cut_counts(shape.layers, 0) {
+Sequence::Sequence(const CacheShape& shape, std::size_t capacity, const Extras& extras,
+                   std::shared_ptr<PagePool> pool)
+    : cache(shape, capacity, extras.raw_dims, std::move(pool)), cut_counts(shape.layers, 0) {
   if (extras.attention_sums || extras.attention_window > 0) {
     attended.emplace(shape, cache.capacity(), extras.attention_sums, extras.attention_window);
   }

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <memory>
 #include <optional>
 #include <vector>
 
@@ -27,8 +28,9 @@ struct Cut {
 class Sequence {
 public:
   /// capacity in slots per head; extras: those of the presses to come (Press::extras).
-  /// Errors: as KvCache.
-  Sequence(const CacheShape& shape, std::size_t capacity, const Extras& extras = {});
+  /// pool, Errors: as KvCache.
+  Sequence(const CacheShape& shape, std::size_t capacity, const Extras& extras = {},
+           std::shared_ptr<PagePool> pool = nullptr);
 
   /// A copy that goes on independently: cache, attention drawn, press, cuts; without the watchers.
   Sequence fork() const;

@@ -5,11 +5,15 @@
 
 #include <algorithm>
 #include <boost/test/unit_test.hpp>
+#include <cmath>
 #include <cstdint>
 #include <cstdio>
 #include <fstream>
+#include <limits>
+#include <memory>
 #include <new>
 #include <optional>
+#include <span>
 #include <sstream>
 #include <string>
 #include <vector>
@@ -23,6 +27,7 @@ namespace {
 
 using namespace neoxref;
 using engine::KvCache;
+using engine::PagePool;
 using engine::Pages;
 
 /// Whether large pages were asked for where `address` lies; nothing where the system does not say.
@@ -80,6 +85,114 @@ BOOST_AUTO_TEST_CASE(pages_are_zero_and_keep_what_is_written) {
   BOOST_CHECK_THROW(Pages(std::size_t{1} << 60, Pages::Use::sparse), std::bad_alloc);
 }
 
+BOOST_AUTO_TEST_CASE(a_pool_gives_the_smallest_that_fits_and_never_grows) {
+  constexpr std::size_t page = 4096;
+  PagePool pool;
+  Pages small = pool.take(page);
+  Pages large = pool.take(8 * page);
+  small.data()[0] = std::byte{1};
+  std::byte* const first = small.data();
+  std::byte* const second = large.data();
+  pool.give(std::move(large));
+  pool.give(std::move(small));
+  Pages again = pool.take(page / 2);
+  BOOST_TEST(again.data() == first);
+  Pages other = pool.take(2 * page);
+  BOOST_TEST(other.data() == second);
+  pool.give(std::move(again));
+  // Too small for this one, which takes its place.
+  Pages larger = pool.take(16 * page);
+  BOOST_TEST(larger.size() == 16 * page);
+  pool.give(std::move(larger));
+  pool.give(std::move(other));
+  std::vector<Pages> all;
+  for (const std::size_t size : {8 * page, 16 * page, page}) {
+    all.push_back(pool.take(size));
+    BOOST_TEST(all.back().size() == size);
+  }
+  BOOST_TEST(all[0].data() == second);
+  BOOST_CHECK_THROW(pool.take(std::size_t{1} << 60), std::bad_alloc);
+}
+
+BOOST_AUTO_TEST_CASE(a_copy_of_a_sequence_goes_back_where_its_original_came_from) {
+  const auto pool = std::make_shared<PagePool>();
+  std::optional<KvCache> cache(std::in_place, engine::CacheShape{1, 2, 16}, 32, 0, pool);
+  std::optional<KvCache> copy = cache->fork();
+  const float* const memory = copy->keys(0, 0);
+  BOOST_TEST(memory != cache->keys(0, 0));
+  copy.reset();
+  BOOST_TEST(KvCache(cache->shape(), 32, 0, pool).keys(0, 0) == memory);
+  // Moved, it goes back once.
+  cache.emplace(KvCache({1, 2, 16}, 32, 0, pool));
+  KvCache moved = std::move(*cache);
+  cache.reset();
+  BOOST_TEST(moved.keys(0, 0) != nullptr);
+}
+
+BOOST_AUTO_TEST_CASE(what_another_sequence_left_in_memory_changes_no_bit) {
+  struct Case {
+    std::size_t heads, head_dim, threads;
+    bool press;
+  };
+  for (const auto& [heads, head_dim, threads, press] :
+       {Case{2, 16, 1, false}, Case{3, 20, 1, false}, Case{3, 20, 2, true}, Case{2, 16, 2, true}}) {
+    const tests::TemporaryFolder folder;
+    tests::Shape shape;
+    shape.heads = heads;
+    shape.head_dim = head_dim;
+    shape.rotary_pct = 0.5;
+    tests::write_checkpoint(folder.path(), shape);
+    std::optional<engine::Press> chosen;
+    if (press) {
+      chosen.emplace();
+      chosen->budget.keep_ratio = engine::KeepRatio::parse("0.5");
+      chosen->prune_after = 20;
+      chosen->positions = engine::Positions::rerotate;
+      chosen->skip_layers = {};
+    }
+    const auto ids = tests::random_tokens(100, shape.vocab, 1);
+    engine::RunOptions options;
+    options.threads = threads;
+    engine::Model model = engine::Model::load(folder.path(), options);
+    /// Logits of all tokens, fed in pieces of which some end inside a panel and some at its end.
+    const auto feed = [&](engine::Sequence& sequence) {
+      std::vector<float> logits(ids.size() * shape.vocab);
+      std::size_t done = 0;
+      for (const std::size_t count : {37u, 1u, 10u, 1u, 1u, 14u, 36u}) {
+        engine::Step step{&sequence, std::span(ids).subspan(done, count), engine::LogitRows::all,
+                          logits.data() + done * shape.vocab};
+        BOOST_TEST_REQUIRE(model.forward({&step, 1}));
+        done += count;
+      }
+      BOOST_TEST_REQUIRE(done == ids.size());
+      return logits;
+    };
+    engine::Sequence fresh = model.sequence(ids.size(), chosen);
+    const std::vector<float> expected = feed(fresh);
+    const float* memory = nullptr;
+    {
+      engine::Sequence before = model.sequence(ids.size(), chosen);
+      memory = before.cache.keys(0, 0);
+      std::fill_n(before.cache.keys(0, 0), before.cache.physical_bytes() / sizeof(float),
+                  std::numeric_limits<float>::quiet_NaN());
+    }
+    engine::Sequence after = model.sequence(ids.size(), chosen);
+    BOOST_TEST_REQUIRE(after.cache.keys(0, 0) == memory);
+    const std::vector<float> found = feed(after);
+    BOOST_TEST(std::equal(expected.begin(), expected.end(), found.begin(), tests::same_bits));
+    for (std::size_t layer = 0; layer < shape.layers; ++layer) {
+      for (std::size_t head = 0; head < heads; ++head) {
+        const std::size_t slots = after.cache.length(layer, head);
+        const float* const key = after.cache.keys(layer, head);
+        const float* const value = after.cache.values(layer, head);
+        const auto finite = [](float x) { return std::isfinite(x); };
+        BOOST_TEST(std::all_of(key, key + simd::round_up(slots, simd::lanes) * head_dim, finite));
+        BOOST_TEST(std::all_of(value, value + slots * after.cache.value_stride(), finite));
+      }
+    }
+  }
+}
+
 BOOST_AUTO_TEST_CASE(weights_ask_for_large_pages) {
   if (!system_has_large_pages()) return;
   const tests::TemporaryFolder folder;
@@ -116,7 +229,6 @@ BOOST_AUTO_TEST_CASE(a_prompt_asks_for_them_and_a_press_or_a_short_one_does_not)
   tests::Shape shape;
   shape.max_positions = 512;
   tests::write_checkpoint(folder.path(), shape);
-  engine::Model model = engine::Model::load(folder.path(), {"", engine::Backend::serial, 1});
   engine::Press press;
   press.budget.keep_ratio = engine::KeepRatio::parse("0.5");
   press.prune_after = 32;
@@ -127,6 +239,8 @@ BOOST_AUTO_TEST_CASE(a_prompt_asks_for_them_and_a_press_or_a_short_one_does_not)
   };
   for (const auto& [tokens, chosen, large] :
        {Case{400, {}, true}, Case{100, {}, false}, Case{400, press, false}}) {
+    // A model of its own: another would give it the memory of the sequence before.
+    engine::Model model = engine::Model::load(folder.path(), {"", engine::Backend::serial, 1});
     engine::Sequence sequence = model.sequence(512, chosen);
     const auto ids = tests::random_tokens(tokens, shape.vocab, 1);
     std::vector<float> logits(shape.vocab);
