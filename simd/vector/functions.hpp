@@ -42,28 +42,30 @@ NEOXREF_INLINE f64x16 horner(const double (&coefficients)[count], const f64x16& 
 /// z = (k + r) ln 2, |r| <= 1/2, so e^z = 2^k 2^r; returns r, and k as bits to add to an exponent.
 /// |z| < 700. NaN stays NaN: widened from binary32 it has 29 low zero bits, so the field made of
 /// them is zero.
-NEOXREF_INLINE f64x16 split_exponent(const f64x16& z, f64x16& exponent) {
+NEOXREF_INLINE f64x16 split_exponent(const f64x16& z, f64x16& exponent,
+                                     double log2_of_base = log2_e) {
   const f64x16 to_integer = broadcast(0x1.8p52);
-  const f64x16 scale = broadcast(log2_e);
+  const f64x16 scale = broadcast(log2_of_base);
   const f64x16 k = fma(z, scale, to_integer);
   exponent = shift_left<52>(k);
   return fma(z, scale, to_integer - k);
 }
 
 #if defined(__AVX512F__)
-/// e^z = 2^(k/16) 2^r, |r| <= 1/32; |z| < 700. The table is in two registers, and so saves four steps.
-NEOXREF_INLINE f64x16 exp_f64(const f64x16& z) {
+/// base^z = 2^(k/16) 2^r, |r| <= 1/32, the base e unless said otherwise; as log2 below 1010 in size.
+/// The table is in two registers, and so saves four steps.
+NEOXREF_INLINE f64x16 exp_f64(const f64x16& z, double log2_of_base = log2_e) {
   const f64x16 to_sixteenths = broadcast(0x1.8p48);
-  const f64x16 scale = broadcast(log2_e);
+  const f64x16 scale = broadcast(log2_of_base);
   const f64x16 k = fma(z, scale, to_sixteenths);
   const f64x16 r = fma(z, scale, to_sixteenths - k);
   const f64x16 power = add_bits(look_up(sixteenths, k), shift_left<48>(k));
   return fma(power * r, horner(sixteenth_of_two, r), power);
 }
 #else
-NEOXREF_INLINE f64x16 exp_f64(const f64x16& z) {
+NEOXREF_INLINE f64x16 exp_f64(const f64x16& z, double log2_of_base = log2_e) {
   f64x16 exponent;
-  const f64x16 r = split_exponent(z, exponent);
+  const f64x16 r = split_exponent(z, exponent, log2_of_base);
   return add_bits(fma(horner(power_of_two, r), r, broadcast(1.0)), exponent);
 }
 #endif
@@ -138,16 +140,14 @@ NEOXREF_INLINE f32x16 exp(const f32x16& x) {
   return round_correctly<hot_bound, true>(Function::exp, x, exp_f64(z));
 }
 
-/// x Phi(x). Phi(-t) = exp(-t^2/2) times a quotient of polynomials, and Phi(t) = 1 - Phi(-t).
+/// x Phi(x) = max(x, 0) - t Phi(-t), t = |x|. Phi(-t) = exp(-t^2/2) times a quotient of polynomials.
+/// A zero keeps its sign: at_least lets it pass, and +0 is taken from it.
 NEOXREF_INLINE f32x16 gelu(const f32x16& x) {
-  const f32x16 low = at_least(x, -20.0f);
-  const f64x16 wide = to_f64(low);
-  const f64x16 a = at_most(absolute(wide), 20.0);
-  const f64x16 e = exp_f64(a * a * broadcast(-0.5));
-  const f64x16 top = e * horner(tail_numerator, a);
-  const f64x16 bottom = horner(tail_denominator, a);
-  const f64x16 share = select(wide < broadcast(0.0), top, bottom - top);
-  return round_correctly<hot_bound>(Function::gelu, x, quotient(wide * share, bottom));
+  const f64x16 wide = to_f64(x);
+  const f64x16 t = at_most(absolute(wide), 20.0);
+  const f64x16 top = exp_f64(t * t, -log2_e / 2) * horner(tail_numerator, t);
+  const f64x16 value = less_quotient(at_least(wide, 0.0), t * top, horner(tail_denominator, t));
+  return round_correctly<hot_bound>(Function::gelu, x, value);
 }
 
 NEOXREF_INLINE f32x16 silu(const f32x16& x) {

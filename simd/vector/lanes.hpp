@@ -253,6 +253,7 @@ NEOXREF_INLINE f32x16 larger(const f32x16& candidate, const f32x16& best) {
   }
 NEOXREF_BOUND(at_least, f32x16, float, Native32, parts32, _mm512_max_ps, _mm256_max_ps, vmaxq_f32)
 NEOXREF_BOUND(at_most, f32x16, float, Native32, parts32, _mm512_min_ps, _mm256_min_ps, vminq_f32)
+NEOXREF_BOUND(at_least, f64x16, double, Native64, parts64, _mm512_max_pd, _mm256_max_pd, vmaxq_f64)
 NEOXREF_BOUND(at_most, f64x16, double, Native64, parts64, _mm512_min_pd, _mm256_min_pd, vminq_f64)
 #undef NEOXREF_BOUND
 #undef NEOXREF_OF_THREE
@@ -318,22 +319,41 @@ NEOXREF_INLINE f64x16 divide(const f64x16& a, const f64x16& b) {
   return v;
 }
 
+#if defined(__AVX512F__)
+/// 1 / b within 2^-51 of its size, for b from 2^-100 to 2^100. A division costs as much as many products.
+NEOXREF_INLINE Native64 reciprocal(const Native64& b) {
+  const __m512d one = _mm512_set1_pd(1.0);
+  __m512d inverse = _mm512_rcp14_pd(b);
+  for (int step = 0; step < 2; ++step) {
+    inverse = _mm512_fmadd_pd(_mm512_fnmadd_pd(b, inverse, one), inverse, inverse);
+  }
+  return inverse;
+}
+#endif
+
 /// a / b within 2^-50 of its size, for b from 2^-100 to 2^100: what is rounded to binary32 under a
-/// bound needs no more, and a division costs as much as many products.
+/// bound needs no more.
 NEOXREF_INLINE f64x16 quotient(const f64x16& a, const f64x16& b) {
 #if defined(__AVX512F__)
   f64x16 v;
-  repeat<parts64>([&](auto i) NEOXREF_INLINED {
-    const __m512d one = _mm512_set1_pd(1.0);
-    __m512d inverse = _mm512_rcp14_pd(b.part[i]);
-    for (int step = 0; step < 2; ++step) {
-      inverse = _mm512_fmadd_pd(_mm512_fnmadd_pd(b.part[i], inverse, one), inverse, inverse);
-    }
-    v.part[i] = _mm512_mul_pd(a.part[i], inverse);
-  });
+  repeat<parts64>(
+      [&](auto i) NEOXREF_INLINED { v.part[i] = a.part[i] * reciprocal(b.part[i]); });
   return v;
 #else
   return divide(a, b);
+#endif
+}
+
+/// a - b / c, the quotient as above.
+NEOXREF_INLINE f64x16 less_quotient(const f64x16& a, const f64x16& b, const f64x16& c) {
+#if defined(__AVX512F__)
+  f64x16 v;
+  repeat<parts64>([&](auto i) NEOXREF_INLINED {
+    v.part[i] = _mm512_fnmadd_pd(b.part[i], reciprocal(c.part[i]), a.part[i]);
+  });
+  return v;
+#else
+  return a - divide(b, c);
 #endif
 }
 
