@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <utility>
 
 namespace neoxref::engine {
 
@@ -70,10 +71,7 @@ const float* Model::Pass::normed(Scratch& scratch, std::uint32_t phase, std::siz
                                  std::size_t count, std::size_t layer, Operation operation) {
   const std::size_t hidden = config_.hidden;
   float* to = scratch.normed.data() + slot * most_block_rows * hidden;
-  // A participant that takes several items of the same rows normalizes them once.
-  const std::uint64_t tag = (passes_ << 40) | (static_cast<std::uint64_t>(phase) << 20) | first;
-  if (scratch.norm_of[slot] == tag) return to;
-  scratch.norm_of[slot] = tag;
+  if (std::exchange(scratch.norm_of[slot], tag(phase, first)) == tag(phase, first)) return to;
   for (std::size_t i = 0; i < count; ++i) {
     const std::size_t row = row_of(extent, first + i);
     if (!kernels_.layer_norm(x_.data() + row * hidden, hidden, norm.gamma.data(), norm.beta.data(),
@@ -84,9 +82,11 @@ const float* Model::Pass::normed(Scratch& scratch, std::uint32_t phase, std::siz
   return to;
 }
 
-void Model::Pass::multiply(Scratch& scratch, const Linear& linear, std::size_t first_output,
-                           std::size_t outputs, const float* input, std::size_t rows, float* output,
+void Model::Pass::multiply(Scratch& scratch, std::size_t slot, std::uint64_t tag,
+                           const Linear& linear, std::size_t first_output, std::size_t outputs,
+                           const float* input, std::size_t rows, float* output,
                            std::size_t output_stride, std::size_t unused) {
+  const bool packed = std::exchange(scratch.packed_of[slot], tag) == tag && tag != untagged;
   kernels_.product({.rows = rows,
                     .depth = linear.inputs,
                     .outputs = outputs,
@@ -96,9 +96,10 @@ void Model::Pass::multiply(Scratch& scratch, const Linear& linear, std::size_t f
                     .bias = linear.bias_from(first_output),
                     .output = output,
                     .output_stride = output_stride,
-                    .scratch = scratch.product.data(),
+                    .scratch = scratch.product[slot].data(),
                     .unused = unused,
-                    .period = linear.group_stride()});
+                    .period = linear.group_stride(),
+                    .packed = packed});
 }
 
 void Model::Pass::attention_in(Scratch& scratch, std::uint32_t phase, std::size_t layer,
@@ -117,13 +118,14 @@ void Model::Pass::attention_in(Scratch& scratch, std::uint32_t phase, std::size_
   // A row alone reads the weights again: few of them are cheaper than the whole block.
   const bool all_queries = &extent(layer) == &all_ || 8 * asked_rows.size() > rows;
   float* const output = qkv_.data() + first_row * qkv.outputs() + first_output;
-  multiply(scratch, qkv, first_output, outputs, input, rows, output, qkv.outputs(),
-           all_queries ? 0 : config_.head_dim);
+  multiply(scratch, 0, tag(phase, first_row), qkv, first_output, outputs, input, rows, output,
+           qkv.outputs(), all_queries ? 0 : config_.head_dim);
   for (const Wanted& wanted : all_queries ? std::span<const Wanted>() : asked_rows) {
     const std::size_t row = wanted.row - first_row;
     for (std::size_t group = 0; group < outputs; group += qkv.group_stride()) {
-      multiply(scratch, qkv, first_output + group, config_.head_dim, input + row * config_.hidden,
-               1, output + row * qkv.outputs() + group, qkv.outputs());
+      multiply(scratch, 1, untagged, qkv, first_output + group, config_.head_dim,
+               input + row * config_.hidden, 1, output + row * qkv.outputs() + group,
+               qkv.outputs());
     }
   }
   if (shown_) {
@@ -198,7 +200,8 @@ void Model::Pass::mlp_in(Scratch& scratch, std::uint32_t phase, std::size_t laye
   const float* input = normed(scratch, phase, 1, weights.post_attention_layernorm, here, first_row,
                               rows, layer, Operation::post_attention_layernorm);
   float* output = act_.data() + first_row * up.group_outputs + first_output;
-  multiply(scratch, up, first_output, outputs, input, rows, output, up.group_outputs);
+  multiply(scratch, 1, tag(phase, first_row), up, first_output, outputs, input, rows, output,
+           up.group_outputs);
   if (shown_) {
     if (first_output == 0) {
       show({Tensor::post_attention_layernorm, layer}, first_row, rows, 0, config_.hidden, input,
@@ -266,7 +269,8 @@ void Model::Pass::attend(Scratch& scratch, std::size_t layer, std::size_t item) 
   }
 }
 
-void Model::Pass::out(Scratch& scratch, Kind kind, std::size_t layer, std::size_t item) {
+void Model::Pass::out(Scratch& scratch, std::uint32_t phase, Kind kind, std::size_t layer,
+                      std::size_t item) {
   const LayerWeights& weights = weights_.layers[layer];
   const std::size_t hidden = config_.hidden;
   const Extent& here = extent(layer);
@@ -277,12 +281,13 @@ void Model::Pass::out(Scratch& scratch, Kind kind, std::size_t layer, std::size_
   float* attn = scratch.output.data();
   float* mlp = attn + (kind == Kind::both_out ? rows * width : 0);
   if (kind != Kind::mlp_out) {
-    multiply(scratch, weights.dense, first, width, context_.data() + first_row * hidden, rows, attn,
-             width);
+    multiply(scratch, 0, tag(phase, first_row), weights.dense, first, width,
+             context_.data() + first_row * hidden, rows, attn, width);
   }
   if (kind != Kind::attention_out) {
     const Linear& down = weights.dense_4h_to_h;
-    multiply(scratch, down, first, width, act_.data() + first_row * down.inputs, rows, mlp, width);
+    multiply(scratch, 1, tag(phase, first_row), down, first, width,
+             act_.data() + first_row * down.inputs, rows, mlp, width);
   }
   if (shown_ && kind != Kind::mlp_out) {
     show({Tensor::dense, layer}, first_row, rows, first, width, attn, width);
@@ -338,7 +343,7 @@ void Model::Pass::work(void* context, std::uint32_t phase, std::uint32_t item,
     case Kind::attention_out:
     case Kind::mlp_out:
     case Kind::both_out:
-      pass.out(scratch, info.kind, info.layer, item);
+      pass.out(scratch, phase, info.kind, info.layer, item);
       break;
     case Kind::logits:
       pass.logits(scratch, item);

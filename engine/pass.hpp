@@ -101,16 +101,17 @@ private:
   };
   struct Scratch {
     Buffer<float> normed;  ///< [2][block_rows, hidden]
-    Buffer<float> product;
+    Buffer<float> product[2];
     Buffer<float> output;  ///< [2][block_rows, hidden] or [block_rows, logits_width]
     Buffer<float> attention;
     Buffer<float> weights;  ///< [query_block, capacity], where somebody watches
     Buffer<float> scores;
     Buffer<std::uint64_t> ranking;
     Buffer<std::uint32_t> kept;
-    Buffer<double> sums;            ///< [max(head_dim, capacity)]
-    Buffer<float> turned;           ///< [rotary_dims]
-    std::uint64_t norm_of[2] = {};  ///< which rows `normed` holds, see normed()
+    Buffer<double> sums;              ///< [max(head_dim, capacity)]
+    Buffer<float> turned;             ///< [rotary_dims]
+    std::uint64_t norm_of[2] = {};    ///< which rows `normed` holds, a tag()
+    std::uint64_t packed_of[2] = {};  ///< and `product`
   };
   struct Grid {
     std::size_t row_blocks = 0;
@@ -149,6 +150,11 @@ private:
   std::span<const Wanted> asked(std::size_t first_row, std::size_t rows) const;
   static void add_queries(Extent& extent, std::size_t segment, std::size_t first, std::size_t count,
                           std::size_t to);
+  /// Rows of a phase: where a participant takes several items of the same ones, what was made of them
+  /// is used again.
+  std::uint64_t tag(std::size_t phase, std::size_t first) const {
+    return (passes_ << 40) | (std::uint64_t{phase} << 20) | first;
+  }
   const float* normed(Scratch& scratch, std::uint32_t phase, std::size_t slot, const Norm& norm,
                       const Extent& extent, std::size_t first, std::size_t count, std::size_t layer,
                       Operation operation);
@@ -159,15 +165,17 @@ private:
   void turn_again(Scratch& scratch, KvCache& cache, std::size_t layer, std::size_t head);
   void mlp_in(Scratch& scratch, std::uint32_t phase, std::size_t layer, std::size_t item);
   void attend(Scratch& scratch, std::size_t layer, std::size_t item);
-  void out(Scratch& scratch, Kind kind, std::size_t layer, std::size_t item);
+  void out(Scratch& scratch, std::uint32_t phase, Kind kind, std::size_t layer, std::size_t item);
   void logits(Scratch& scratch, std::size_t item);
   const float* final_normed(Scratch& scratch, std::size_t block, std::size_t rows);
   void run_logits();
   void defer();
   bool cannot_overflow(const float* normed, std::size_t rows);
-  void multiply(Scratch& scratch, const Linear& linear, std::size_t first_output,
-                std::size_t outputs, const float* input, std::size_t rows, float* output,
-                std::size_t output_stride, std::size_t unused = 0);
+  static constexpr std::uint64_t untagged = 0;  ///< passes_ counts from 1
+  /// slot: which scratch, one for each matrix of a phase. tag: of the input.
+  void multiply(Scratch& scratch, std::size_t slot, std::uint64_t tag, const Linear& linear,
+                std::size_t first_output, std::size_t outputs, const float* input, std::size_t rows,
+                float* output, std::size_t output_stride, std::size_t unused = 0);
   void fail(std::size_t row, std::size_t layer, Operation operation);
   /// Rows and columns of a tensor to whoever watches their sequences.
   void show(const TensorId& id, std::size_t first_row, std::size_t rows, std::size_t first_column,

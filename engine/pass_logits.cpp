@@ -16,10 +16,8 @@ const float* Model::Pass::final_normed(Scratch& scratch, std::size_t block, std:
   const std::size_t hidden = config_.hidden;
   const Wanted* wanted = wanted_.data() + block * wanted_block_rows_;
   if (flushing_) return deferred_normed_.data() + wanted->row * hidden;
-  // A participant that takes several items of the same rows normalizes them once.
-  const std::uint64_t tag = (passes_ << 40) | (std::uint64_t{infos_.size()} << 20) | block;
-  if (scratch.norm_of[0] == tag) return scratch.normed.data();
-  scratch.norm_of[0] = tag;
+  const std::uint64_t rows_of = tag(infos_.size(), block);
+  if (std::exchange(scratch.norm_of[0], rows_of) == rows_of) return scratch.normed.data();
   for (std::size_t i = 0; i < rows; ++i) {
     if (!kernels_.layer_norm(x_.data() + wanted[i].row * hidden, hidden,
                              weights_.final_layer_norm.gamma.data(),
@@ -46,7 +44,8 @@ void Model::Pass::logits(Scratch& scratch, std::size_t item) {
   }
   float* output = in_place ? wanted[0].logits + first : scratch.output.data();
   const std::size_t stride = in_place ? config_.vocab : width;
-  multiply(scratch, weights_.embed_out, first, width, normed, rows, output, stride);
+  multiply(scratch, 0, tag(infos_.size(), block), weights_.embed_out, first, width, normed, rows,
+           output, stride);
   for (std::size_t i = 0; i < rows; ++i) {
     const float* row = output + i * stride;
     // Rows that waited are known to give finite logits, and nobody watches them.

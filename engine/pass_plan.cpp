@@ -62,11 +62,12 @@ Model::Pass::Pass(const Config& config, const Weights& weights, const simd::Kern
   deferred_.reserve(most_deferred);
   due_layers_.reserve(config.layers);
   // A deeper product may need less: blocks of rows get shorter there.
-  const std::size_t product = std::max(simd::product_scratch(most_block_rows, config.hidden),
-                                       simd::product_scratch(most_block_rows, config.intermediate));
+  const std::size_t hidden = simd::product_scratch(most_block_rows, config.hidden);
+  const std::size_t deep = simd::product_scratch(most_block_rows, config.intermediate);
   for (Scratch& scratch : scratch_) {
     scratch.normed = Buffer<float>(2 * most_block_rows * config.hidden);
-    scratch.product = Buffer<float>(product);
+    scratch.product[0] = Buffer<float>(hidden);
+    scratch.product[1] = Buffer<float>(std::max(hidden, deep));
     scratch.output =
         Buffer<float>(most_block_rows * std::max(2 * config.hidden, most_logits_width));
     scratch.sums = Buffer<double>(config.head_dim);

@@ -57,6 +57,8 @@ struct Panels {
 /// output[m, n] = dot(input[m, :], weights[:, n]) + bias[n], the addition only where bias is given.
 /// input [rows, depth], row m at input + m * input_stride; output likewise; no overlap.
 /// scratch   product_scratch(rows, depth) floats, 64-byte aligned, owned by the calling worker.
+/// packed    the call before with this scratch had the same rows, depth, dtype and input: what it made of
+///           the input may be used again.
 /// unused    of every `period` outputs nobody reads the first `unused`: they may stay as they were.
 struct Product {
   std::size_t rows;
@@ -71,6 +73,7 @@ struct Product {
   float* scratch;
   std::size_t unused = 0;
   std::size_t period = 1;
+  bool packed = false;
 };
 
 /// Attention of consecutive queries of one head over its cache.

@@ -336,8 +336,7 @@ NEOXREF_INLINE Native64 reciprocal(const Native64& b) {
 NEOXREF_INLINE f64x16 quotient(const f64x16& a, const f64x16& b) {
 #if defined(__AVX512F__)
   f64x16 v;
-  repeat<parts64>(
-      [&](auto i) NEOXREF_INLINED { v.part[i] = a.part[i] * reciprocal(b.part[i]); });
+  repeat<parts64>([&](auto i) NEOXREF_INLINED { v.part[i] = a.part[i] * reciprocal(b.part[i]); });
   return v;
 #else
   return divide(a, b);

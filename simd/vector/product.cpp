@@ -140,7 +140,10 @@ void many_rows(const Product& p) noexcept {
   float* widened = totals + totals_size(chunk);
   for (std::size_t row = 0; row < p.rows; row += chunk) {
     const std::size_t rows = p.rows - row < chunk ? p.rows - row : chunk;
-    pack(p.input + row * p.input_stride, p.input_stride, rows, p.depth, packed);
+    // One of several chunks has overwritten the one before.
+    if (!p.packed || chunk < p.rows) {
+      pack(p.input + row * p.input_stride, p.input_stride, rows, p.depth, packed);
+    }
     if (!std::is_same_v<Weight, float> && rows <= tall_tile_rows) {
       tall_tile<Weight>(p, row, rows, packed, totals);
       continue;
@@ -176,10 +179,12 @@ void deep_tiles(const Product& p) noexcept {
   const std::size_t packed_row = packed_size(1, p.depth);
   for (std::size_t row = 0; row < p.rows; row += chunk) {
     const std::size_t rows = p.rows - row < chunk ? p.rows - row : chunk;
-    each_deep_tile(rows, [&](std::size_t first, std::size_t height) {
-      pack(p.input + (row + first) * p.input_stride, p.input_stride, height, p.depth,
-           p.scratch + first * packed_row);
-    });
+    if (!p.packed || chunk < p.rows) {
+      each_deep_tile(rows, [&](std::size_t first, std::size_t height) {
+        pack(p.input + (row + first) * p.input_stride, p.input_stride, height, p.depth,
+             p.scratch + first * packed_row);
+      });
+    }
     for (std::size_t n = 0; n < p.outputs; n += lanes) {
       if (n % p.period + lanes <= p.unused) continue;
       const WeightView<Weight> weights = view<Weight>(p.weights, n);
