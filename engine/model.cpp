@@ -55,10 +55,11 @@ Model Model::share(const RunOptions& options) const {
   return model;
 }
 
-Sequence Model::sequence(std::size_t capacity, const std::optional<Press>& press) const {
+Sequence Model::sequence(std::size_t capacity, const std::optional<Press>& press,
+                         const Extras& extras) const {
   const Config& shape = config();
   Sequence sequence({shape.layers, shape.heads, shape.head_dim}, capacity,
-                    press ? press->extras(shape.rotary_dims) : Extras{}, pool_);
+                    press ? press->extras(shape.rotary_dims) | extras : extras, pool_);
   if (press) sequence.set_press(*press, shape.rotary_dims);
   return sequence;
 }

@@ -79,9 +79,10 @@ public:
   /// For work between two forward calls.
   Team& team() { return *team_; }
 
-  /// A fresh sequence, with a press if one is given. Its memory may be that of one that is gone.
-  /// Errors: as KvCache and Sequence::set_press.
-  Sequence sequence(std::size_t capacity, const std::optional<Press>& press = {}) const;
+  /// A fresh sequence, with a press if one is given; extras: beside those of the press. Its memory may be
+  /// that of one that is gone. Errors: as KvCache and Sequence::set_press.
+  Sequence sequence(std::size_t capacity, const std::optional<Press>& press = {},
+                    const Extras& extras = {}) const;
 
   /// Runs every step's tokens; sequences must be distinct. A sequence that is not stopped advances
   /// by its tokens, cut on the way whenever its press says so. Errors: Error, before anything has

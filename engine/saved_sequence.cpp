@@ -230,7 +230,7 @@ Sequence load_sequence(const Model& model, std::span<const std::byte> bytes, std
   const std::size_t heads = config.heads;
   const std::size_t head_dim = config.head_dim;
   const std::size_t window = extras.attention_window;
-  Sequence sequence({config.layers, heads, head_dim}, capacity, extras);
+  Sequence sequence = model.sequence(capacity, {}, extras);
   sequence.position = reader.number("tokens");
   KvCache& cache = sequence.cache;
   const bool in_time_order = !press || press->order == Order::time;
@@ -289,6 +289,8 @@ Sequence load_sequence(const Model& model, std::span<const std::byte> bytes, std
                     "ascending positions below " + std::to_string(sequence.position),
                     std::to_string(first[slot]));
       }
+      cache.clear_lanes(layer, head, slots);
+      cache.clear_padding(layer, head, 0, slots);
       cache.set_length(layer, head, slots);
     }
   }

@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <fstream>
+#include <iterator>
 #include <limits>
 #include <memory>
 #include <new>
@@ -21,6 +22,7 @@
 #include "engine/kv_cache.hpp"
 #include "engine/model.hpp"
 #include "engine/pages.hpp"
+#include "engine/saved_sequence.hpp"
 #include "tests/checkpoints.hpp"
 
 namespace {
@@ -154,42 +156,66 @@ BOOST_AUTO_TEST_CASE(what_another_sequence_left_in_memory_changes_no_bit) {
     engine::RunOptions options;
     options.threads = threads;
     engine::Model model = engine::Model::load(folder.path(), options);
-    /// Logits of all tokens, fed in pieces of which some end inside a panel and some at its end.
-    const auto feed = [&](engine::Sequence& sequence) {
-      std::vector<float> logits(ids.size() * shape.vocab);
+    /// Logits of the tokens from `first` on, in pieces of which some end inside a panel, some at its end.
+    const auto feed = [&](engine::Sequence& sequence, std::size_t first = 0) {
+      std::vector<float> logits;
       std::size_t done = 0;
       for (const std::size_t count : {37u, 1u, 10u, 1u, 1u, 14u, 36u}) {
-        engine::Step step{&sequence, std::span(ids).subspan(done, count), engine::LogitRows::all,
-                          logits.data() + done * shape.vocab};
-        BOOST_TEST_REQUIRE(model.forward({&step, 1}));
+        if (done >= first) {
+          logits.resize(logits.size() + count * shape.vocab);
+          engine::Step step{&sequence, std::span(ids).subspan(done, count), engine::LogitRows::all,
+                            logits.data() + logits.size() - count * shape.vocab};
+          BOOST_TEST_REQUIRE(model.forward({&step, 1}));
+        }
         done += count;
       }
       BOOST_TEST_REQUIRE(done == ids.size());
       return logits;
     };
-    engine::Sequence fresh = model.sequence(ids.size(), chosen);
-    const std::vector<float> expected = feed(fresh);
-    const float* memory = nullptr;
-    {
+    /// The next sequence lies there, if it is no larger.
+    const auto poison = [&] {
       engine::Sequence before = model.sequence(ids.size(), chosen);
-      memory = before.cache.keys(0, 0);
       std::fill_n(before.cache.keys(0, 0), before.cache.physical_bytes() / sizeof(float),
                   std::numeric_limits<float>::quiet_NaN());
-    }
+      return before.cache.keys(0, 0);
+    };
+    const auto all_finite = [&](const engine::Sequence& sequence) {
+      const auto finite = [](float x) { return std::isfinite(x); };
+      const engine::KvCache& cache = sequence.cache;
+      bool all = true;
+      for (std::size_t layer = 0; layer < shape.layers; ++layer) {
+        for (std::size_t head = 0; head < heads; ++head) {
+          const std::size_t slots = cache.length(layer, head);
+          const float* const key = cache.keys(layer, head);
+          const float* const value = cache.values(layer, head);
+          const std::size_t keys = simd::round_up(slots, simd::lanes) * head_dim;
+          all = all && std::all_of(key, key + keys, finite) &&
+                std::all_of(value, value + slots * cache.value_stride(), finite);
+        }
+      }
+      return all;
+    };
+    engine::Sequence fresh = model.sequence(ids.size(), chosen);
+    const std::vector<float> expected = feed(fresh);
+    const float* memory = poison();
     engine::Sequence after = model.sequence(ids.size(), chosen);
     BOOST_TEST_REQUIRE(after.cache.keys(0, 0) == memory);
     const std::vector<float> found = feed(after);
     BOOST_TEST(std::equal(expected.begin(), expected.end(), found.begin(), tests::same_bits));
-    for (std::size_t layer = 0; layer < shape.layers; ++layer) {
-      for (std::size_t head = 0; head < heads; ++head) {
-        const std::size_t slots = after.cache.length(layer, head);
-        const float* const key = after.cache.keys(layer, head);
-        const float* const value = after.cache.values(layer, head);
-        const auto finite = [](float x) { return std::isfinite(x); };
-        BOOST_TEST(std::all_of(key, key + simd::round_up(slots, simd::lanes) * head_dim, finite));
-        BOOST_TEST(std::all_of(value, value + slots * after.cache.value_stride(), finite));
-      }
-    }
+    BOOST_TEST(all_finite(after));
+
+    engine::Sequence begun = model.sequence(ids.size(), chosen);
+    engine::Step step{&begun, std::span(ids).first(37), engine::LogitRows::none, nullptr};
+    BOOST_TEST_REQUIRE(model.forward({&step, 1}));
+    const auto saved = engine::save_sequence(model, begun);
+    memory = poison();
+    engine::Sequence loaded =
+        engine::load_sequence(model, std::as_bytes(std::span(saved)), "saved", ids.size(), chosen);
+    BOOST_TEST_REQUIRE(loaded.cache.keys(0, 0) == memory);
+    BOOST_TEST(all_finite(loaded));
+    const std::vector<float> rest = feed(loaded, 37);
+    BOOST_TEST(
+        std::equal(rest.begin(), rest.end(), expected.end() - std::ssize(rest), tests::same_bits));
   }
 }
 

@@ -33,14 +33,13 @@ std::shared_ptr<HeldSequence> fresh_sequence(const std::shared_ptr<LoadedModel>&
                                              const std::optional<engine::Press>& press,
                                              const std::vector<engine::Press>& ready_for) {
   const engine::Config& config = owner->model.config();
-  engine::Extras extras = press ? press->extras(config.rotary_dims) : engine::Extras{};
+  engine::Extras extras;
   for (const engine::Press& later : ready_for) {
     later.check(config.layers, config.head_dim, config.rotary_dims);
     extras = extras | later.extras(config.rotary_dims);
   }
-  engine::Sequence sequence({config.layers, config.heads, config.head_dim}, capacity, extras);
-  if (press) sequence.set_press(*press, config.rotary_dims);
-  return std::make_shared<HeldSequence>(HeldSequence{owner, std::move(sequence)});
+  return std::make_shared<HeldSequence>(
+      HeldSequence{owner, owner->model.sequence(capacity, press, extras)});
 }
 
 py::bytes save(HeldSequence& held) {
