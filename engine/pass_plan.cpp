@@ -12,10 +12,11 @@ namespace {
 constexpr std::size_t items_per_thread = 6;
 /// Narrower items would mostly claim tickets.
 constexpr std::size_t least_width_few_rows = 64;
-/// Every item of many rows copies its activations first, so it should be wide; but where there are
-/// fewer blocks of rows than threads, narrower items are all that keeps the others busy.
+/// A thread copies the activations of a block of rows before its first item of them, so items should be
+/// wide; but where there are fewer blocks of rows than threads, narrower ones are all that keeps the
+/// others busy.
 std::size_t least_width_many_rows(std::size_t row_blocks, std::size_t threads) {
-  if (row_blocks >= threads) return 512;
+  if (row_blocks >= threads) return 256;
   return 2 * row_blocks >= threads ? 256 : 128;
 }
 /// Widest piece of logits that is computed beside its place, for batches.
