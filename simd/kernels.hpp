@@ -81,6 +81,7 @@ struct Product {
 /// query   [queries, head_dim], row i at query + i * query_stride.
 /// keys    panels [slots/16][head_dim][16]; every float of a panel in use is finite.
 /// values  [slots, value_stride], value_stride a multiple of 16, columns past head_dim are zero.
+/// scale   above 0.
 /// output  [queries, head_dim], row i at output + i * output_stride.
 /// scratch attention_scratch(queries, slots, head_dim) floats, 64-byte aligned.
 /// weights null, or out: the softmax itself, RN32(e_j / Z), row i at weights + i * weights_stride,

@@ -24,13 +24,13 @@ float softmax(const ScoreRow&, std::size_t, std::size_t, float) noexcept {
   return 1.0f;
 }
 #else
-/// The largest of score * scale over `slots`. A NaN is passed over: its exponential is NaN too, and
-/// takes the sum and every output with it.
-f32x16 largest(const ScoreRow& row, std::size_t slots, const f32x16& scale) {
+/// The largest score of `slots`. A NaN is passed over: its exponential is NaN too, and takes the sum and
+/// every output with it.
+f32x16 largest(const ScoreRow& row, std::size_t slots) {
   const f32x16 lowest = broadcast(-std::numeric_limits<float>::infinity());
   f32x16 max = lowest;
   for (std::size_t j = 0; j < slots; j += lanes) {
-    f32x16 score = load(row.at(j)) * scale;
+    f32x16 score = load(row.at(j));
     if (slots - j < lanes) score = select(first_lanes(slots - j), score, lowest);
     max = larger(score, max);
   }
@@ -44,7 +44,8 @@ f32x16 largest(const ScoreRow& row, std::size_t slots, const f32x16& scale) {
 /// Scores to exponentials, +0 from `slots` up to `end`. Returns Z.
 float softmax(const ScoreRow& row, std::size_t slots, std::size_t end, float factor) noexcept {
   const f32x16 scale = broadcast(factor);
-  const f32x16 max = largest(row, slots, scale);
+  // Rounding is monotone, so this is the largest of the scaled ones.
+  const f32x16 max = largest(row, slots) * scale;
   SumLanes sum = no_sum();
   for (std::size_t j = 0; j < slots; j += lanes) {
     f32x16 e = exp(load(row.at(j)) * scale - max);

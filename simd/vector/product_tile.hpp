@@ -110,12 +110,14 @@ inline void pack(const float* input, std::size_t input_stride, std::size_t rows,
   for (std::size_t r = 0; r < rows; ++r) {
     const float* from = input + r * input_stride;
     float* to = packed + r * dot_block;
-    for (std::size_t start = 0; start < depth; start += dot_block) {
-      const std::size_t count = depth - start < dot_block ? depth - start : dot_block;
-      for (std::size_t k = 0; k < count; k += lanes) {
-        store_up_to(to + k, load_up_to(from + start + k, count - k), count - k);
-      }
+    std::size_t start = 0;
+    for (; start + dot_block <= depth; start += dot_block) {
+      repeat<dot_block / lanes>(
+          [&](auto i) NEOXREF_INLINED { store(to + i * lanes, load(from + start + i * lanes)); });
       to += rows * dot_block;
+    }
+    for (std::size_t k = start; k < depth; k += lanes) {
+      store_up_to(to + k - start, load_up_to(from + k, depth - k), depth - k);
     }
   }
 }
