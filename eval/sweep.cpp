@@ -191,6 +191,7 @@ private:
     std::vector<Runner> runners(rows_.size());
     std::vector<std::size_t> first_tokens;
     for (const Row& row : rows_) first_tokens.push_back(row.texts.back().scores.size());
+    // With memory of its own, not that of another sequence: its pages are counted.
     Sequence full({config.layers, config.heads, config.head_dim}, last + 1, extras_);
     std::sort(borders.begin(), borders.end());
     const auto takes_part = [&](std::size_t i) { return ways[i].first_scored < ids.size(); };
