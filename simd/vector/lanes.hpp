@@ -240,8 +240,13 @@ NEOXREF_INLINE f32x16 larger(const f32x16& candidate, const f32x16& best) {
 #define NEOXREF_OF_THREE(wide, narrow, neon) narrow
 #else
 #define NEOXREF_OF_THREE(wide, narrow, neon) neon
+/// vmaxq would make +0 of two zeros.
+NEOXREF_INLINE float64x2_t second_unless_less(float64x2_t first, float64x2_t second) {
+  return vbslq_f64(vcltq_f64(second, first), first, second);
+}
 #endif
-/// at_least: a < b ? b : a, at_most: a > b ? b : a; a NaN stays, b must not be NaN.
+/// at_least: a < b ? b : a, at_most: a > b ? b : a; a NaN stays, b must not be NaN, and 0 only in
+/// at_least of binary64.
 #define NEOXREF_BOUND(name, type, element, native, parts, wide, narrow, neon) \
   NEOXREF_INLINE type name(const type& a, element b) {                        \
     type v;                                                                   \
@@ -253,7 +258,8 @@ NEOXREF_INLINE f32x16 larger(const f32x16& candidate, const f32x16& best) {
   }
 NEOXREF_BOUND(at_least, f32x16, float, Native32, parts32, _mm512_max_ps, _mm256_max_ps, vmaxq_f32)
 NEOXREF_BOUND(at_most, f32x16, float, Native32, parts32, _mm512_min_ps, _mm256_min_ps, vminq_f32)
-NEOXREF_BOUND(at_least, f64x16, double, Native64, parts64, _mm512_max_pd, _mm256_max_pd, vmaxq_f64)
+NEOXREF_BOUND(at_least, f64x16, double, Native64, parts64, _mm512_max_pd, _mm256_max_pd,
+              second_unless_less)
 NEOXREF_BOUND(at_most, f64x16, double, Native64, parts64, _mm512_min_pd, _mm256_min_pd, vminq_f64)
 #undef NEOXREF_BOUND
 #undef NEOXREF_OF_THREE
