@@ -56,6 +56,13 @@ Pages PagePool::take(std::size_t bytes) {
     }
     if (!kept_.empty()) kept_.pop_back();
   }
+  try {
+    return Pages(bytes, Pages::Use::sparse);
+  } catch (const std::bad_alloc&) {
+    // What is kept counts where a process may address only so much.
+    const std::lock_guard lock(mutex_);
+    kept_.clear();
+  }
   return Pages(bytes, Pages::Use::sparse);
 }
 

@@ -2,6 +2,7 @@
 // Memory from the system: what it holds, and where large pages are asked for.
 #define BOOST_TEST_MODULE pages
 #include <sys/mman.h>
+#include <sys/resource.h>
 
 #include <algorithm>
 #include <boost/test/unit_test.hpp>
@@ -114,6 +115,32 @@ BOOST_AUTO_TEST_CASE(a_pool_gives_the_smallest_that_fits_and_never_grows) {
   }
   BOOST_TEST(all[0].data() == second);
   BOOST_CHECK_THROW(pool.take(std::size_t{1} << 60), std::bad_alloc);
+}
+
+BOOST_AUTO_TEST_CASE(a_pool_lets_go_of_all_it_keeps_before_it_gives_up) {
+  std::ifstream sizes("/proc/self/statm");
+  std::size_t in_use = 0;
+  sizes >> in_use;
+  in_use *= 4096;
+  if (in_use == 0 || in_use > std::size_t{1} << 40) {
+    std::printf("SKIP pages: how much a process may address cannot be limited here\n");
+    return;
+  }
+  constexpr std::size_t large = std::size_t{1} << 30;
+  PagePool pool;
+  rlimit before{};
+  BOOST_TEST_REQUIRE(::getrlimit(RLIMIT_AS, &before) == 0);
+  std::vector<Pages> three;
+  for (int i = 0; i < 3; ++i) three.push_back(pool.take(large));
+  for (Pages& pages : three) pool.give(std::move(pages));
+  rlimit limit = before;
+  limit.rlim_cur = in_use + 3 * large + large / 2;
+  BOOST_TEST_REQUIRE(::setrlimit(RLIMIT_AS, &limit) == 0);
+  std::optional<Pages> wide;
+  BOOST_CHECK_NO_THROW(wide = pool.take(3 * large));
+  BOOST_CHECK_THROW(pool.take(3 * large), std::bad_alloc);
+  BOOST_TEST(::setrlimit(RLIMIT_AS, &before) == 0);
+  BOOST_TEST(wide->size() == 3 * large);
 }
 
 BOOST_AUTO_TEST_CASE(a_copy_of_a_sequence_goes_back_where_its_original_came_from) {

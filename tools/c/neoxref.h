@@ -81,6 +81,7 @@ NEOXREF_PUBLIC neoxref_status neoxref_new_sequence(const neoxref_model* model, s
 /* A copy that goes on independently. */
 NEOXREF_PUBLIC neoxref_status neoxref_fork(const neoxref_sequence* sequence,
                                            neoxref_sequence** copy) NEOXREF_NOEXCEPT;
+/* The memory of its cache stays with the model for later sequences, or the system if that needs it. */
 NEOXREF_PUBLIC void neoxref_free_sequence(neoxref_sequence* sequence) NEOXREF_NOEXCEPT;
 
 /* Lets tokens enter. A text whole, in pieces or token by token gives the same bits.

@@ -84,7 +84,8 @@ _ROWS = {"all": _core.LogitRows.all, "last": _core.LogitRows.last, "none": _core
 class Sequence:
     """One text on its way through a model: its cache, its press, and how far it is.
 
-    Made by Model.sequence. Keeps its model alive.
+    Made by Model.sequence. Keeps its model alive. Once it is gone, the memory of its cache stays
+    with the model for later sequences, or the system if that needs it.
     """
 
     def __init__(self, core: _core.Sequence, model: "Model", press: Optional[Press]) -> None:
