@@ -151,9 +151,10 @@ private:
   static void add_queries(Extent& extent, std::size_t segment, std::size_t first, std::size_t count,
                           std::size_t to);
   /// Rows of a phase: where a participant takes several items of the same ones, what was made of them
-  /// is used again.
+  /// is used again. Comes again after 2^36 passes: years of them.
   std::uint64_t tag(std::size_t phase, std::size_t first) const {
-    return (passes_ << 40) | (std::uint64_t{phase} << 20) | first;
+    static_assert(max_rows <= 1 << 10);
+    return (passes_ << 28) | (std::uint64_t{phase} << 10) | first;
   }
   const float* normed(Scratch& scratch, std::uint32_t phase, std::size_t slot, const Norm& norm,
                       const Extent& extent, std::size_t first, std::size_t count, std::size_t layer,
