@@ -93,8 +93,8 @@ void KvCache::clear_tail(std::size_t layer, std::size_t head, std::size_t slots)
 
 void KvCache::clear_lanes(std::size_t layer, std::size_t head, std::size_t slot) noexcept {
   const std::size_t lane = slot % simd::lanes;
-  if (lane == 0) return;
-  float* panel = keys(layer, head) + slot / simd::lanes * simd::lanes * shape_.head_dim;
+  if (lane == 0 || slot - lane < length(layer, head)) return;
+  float* panel = keys(layer, head) + (slot - lane) * shape_.head_dim;
   for (std::size_t d = 0; d < shape_.head_dim; ++d) {
     std::fill(panel + d * simd::lanes + lane, panel + (d + 1) * simd::lanes, 0.0f);
   }

@@ -30,8 +30,9 @@ struct CacheShape {
 /// clears the lanes behind the last one (clear_lanes).
 class KvCache {
 public:
-  /// capacity >= 1 slots per head. pool: where the arena comes from and goes back to. Errors: Error when the arena would be too large to address.
-  /// std::bad_alloc when the system refuses it.
+  /// capacity >= 1 slots per head. pool: where the arena comes from and goes back to.
+  /// Errors: Error when the arena would be too large to address; std::bad_alloc when the system
+  /// refuses it.
   KvCache(const CacheShape& shape, std::size_t capacity, std::size_t raw_dims = 0,
           std::shared_ptr<PagePool> pool = nullptr);
 
@@ -79,7 +80,8 @@ public:
   /// Zeroes the slots from the length on: what a stopped chunk left must not be read as numbers.
   void clear_tail(std::size_t layer, std::size_t head, std::size_t slots);
 
-  /// Zeroes the lanes of a panel from this slot on, unless it is the first of one.
+  /// To be called with the end of the keys that enter, before the length is set: where the panel of that
+  /// slot is a new one, zeroes its lanes from there on.
   void clear_lanes(std::size_t layer, std::size_t head, std::size_t slot) noexcept;
   /// Zeroes the columns past head_dim of the values of these slots.
   void clear_padding(std::size_t layer, std::size_t head, std::size_t slot,

@@ -178,11 +178,8 @@ void Model::Pass::append(std::size_t layer, std::size_t first_row, std::size_t r
       }
       kernels_.store_keys(key, stride, run, head_dim, cache.keys(layer, head), slot);
       cache.clear_padding(layer, head, slot, run);
-      const bool ends = place.offset + run == segment.count;
-      const std::size_t end = slot + run;
-      if (ends && end / simd::lanes * simd::lanes >= cache.length(layer, head)) {
-        cache.clear_lanes(layer, head, end);
-      }
+      // Another thread may be at the rows that follow in the same panel, unless there are none.
+      if (place.offset + run == segment.count) cache.clear_lanes(layer, head, slot + run);
     }
     row += run;
   }

@@ -132,6 +132,11 @@ void tall_tile(const Product& p, std::size_t row, std::size_t rows, const float*
   }
 }
 
+/// One of several chunks has overwritten the one before.
+bool must_pack(const Product& p, std::size_t chunk) {
+  return !p.packed || chunk < p.rows;
+}
+
 template <class Weight>
 void many_rows(const Product& p) noexcept {
   const std::size_t chunk = even_rows(p.rows, most_chunk_rows(p.rows, p.depth));
@@ -140,8 +145,7 @@ void many_rows(const Product& p) noexcept {
   float* widened = totals + totals_size(chunk);
   for (std::size_t row = 0; row < p.rows; row += chunk) {
     const std::size_t rows = p.rows - row < chunk ? p.rows - row : chunk;
-    // One of several chunks has overwritten the one before.
-    if (!p.packed || chunk < p.rows) {
+    if (must_pack(p, chunk)) {
       pack(p.input + row * p.input_stride, p.input_stride, rows, p.depth, packed);
     }
     if (!std::is_same_v<Weight, float> && rows <= tall_tile_rows) {
@@ -179,7 +183,7 @@ void deep_tiles(const Product& p) noexcept {
   const std::size_t packed_row = packed_size(1, p.depth);
   for (std::size_t row = 0; row < p.rows; row += chunk) {
     const std::size_t rows = p.rows - row < chunk ? p.rows - row : chunk;
-    if (!p.packed || chunk < p.rows) {
+    if (must_pack(p, chunk)) {
       each_deep_tile(rows, [&](std::size_t first, std::size_t height) {
         pack(p.input + (row + first) * p.input_stride, p.input_stride, height, p.depth,
              p.scratch + first * packed_row);
