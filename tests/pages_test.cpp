@@ -163,16 +163,16 @@ BOOST_AUTO_TEST_CASE(what_another_sequence_left_in_memory_changes_no_bit) {
     std::size_t heads, head_dim, threads;
     bool press;
   };
-  for (const auto& [heads, head_dim, threads, press] :
+  for (const Case& run :
        {Case{2, 16, 1, false}, Case{3, 20, 1, false}, Case{3, 20, 2, true}, Case{2, 16, 2, true}}) {
     const tests::TemporaryFolder folder;
     tests::Shape shape;
-    shape.heads = heads;
-    shape.head_dim = head_dim;
+    shape.heads = run.heads;
+    shape.head_dim = run.head_dim;
     shape.rotary_pct = 0.5;
     tests::write_checkpoint(folder.path(), shape);
     std::optional<engine::Press> chosen;
-    if (press) {
+    if (run.press) {
       chosen.emplace();
       chosen->budget.keep_ratio = engine::KeepRatio::parse("0.5");
       chosen->prune_after = 20;
@@ -181,7 +181,7 @@ BOOST_AUTO_TEST_CASE(what_another_sequence_left_in_memory_changes_no_bit) {
     }
     const auto ids = tests::random_tokens(100, shape.vocab, 1);
     engine::RunOptions options;
-    options.threads = threads;
+    options.threads = run.threads;
     engine::Model model = engine::Model::load(folder.path(), options);
     /// Logits of the tokens from `first` on, in pieces of which some end inside a panel, some at its end.
     const auto feed = [&](engine::Sequence& sequence, std::size_t first = 0) {
@@ -211,11 +211,11 @@ BOOST_AUTO_TEST_CASE(what_another_sequence_left_in_memory_changes_no_bit) {
       const engine::KvCache& cache = sequence.cache;
       bool all = true;
       for (std::size_t layer = 0; layer < shape.layers; ++layer) {
-        for (std::size_t head = 0; head < heads; ++head) {
+        for (std::size_t head = 0; head < shape.heads; ++head) {
           const std::size_t slots = cache.length(layer, head);
           const float* const key = cache.keys(layer, head);
           const float* const value = cache.values(layer, head);
-          const std::size_t keys = simd::round_up(slots, simd::lanes) * head_dim;
+          const std::size_t keys = simd::round_up(slots, simd::lanes) * shape.head_dim;
           all = all && std::all_of(key, key + keys, finite) &&
                 std::all_of(value, value + slots * cache.value_stride(), finite);
         }
