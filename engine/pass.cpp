@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The work of each phase but the last, which is in pass_logits.cpp; pass_plan.cpp decides how it is
-// divided into items, pass_cut.cpp what happens between two passes.
+// divided into items, pass_cut.cpp what happens between two passes, pass_show.cpp who is told.
 #include "engine/pass.hpp"
 
 #include <algorithm>
@@ -32,74 +32,41 @@ void Model::Pass::fail(std::size_t row, std::size_t layer, Operation operation) 
   }
 }
 
-void Model::Pass::show(const TensorId& id, std::size_t first_row, std::size_t rows,
-                       std::size_t first_column, std::size_t columns, const float* values,
-                       std::size_t stride) {
-  for (std::size_t row = first_row; row < first_row + rows;) {
-    const Row& place = rows_[row];
-    const Segment& segment = segments_[place.segment];
-    const std::size_t run = std::min(first_row + rows - row, segment.count - place.offset);
-    const Sequence& sequence = *segment.step->sequence;
-    if (sequence.tensors != nullptr && sequence.tensors->wants(id)) {
-      sequence.tensors->see(id, sequence.position + place.offset, run, first_column, columns,
-                            values + (row - first_row) * stride, stride);
-    }
-    row += run;
-  }
-}
-
-void Model::Pass::show_heads(Tensor tensor, std::size_t layer, std::size_t first_row,
-                             std::size_t rows, std::size_t first_head, std::size_t heads) {
-  const Linear& qkv = weights_.layers[layer].query_key_value;
-  const std::size_t head_dim = config_.head_dim;
-  const std::size_t columns = tensor == Tensor::query_key_value ? 3 * head_dim : head_dim;
-  if (tensor == Tensor::query_key_value && qkv.group_stride() == columns) {
-    // No padding between the heads: one piece.
-    show({tensor, layer}, first_row, rows, first_head * columns, heads * columns,
-         qkv_.data() + first_row * qkv.outputs() + first_head * columns, qkv.outputs());
-    return;
-  }
-  for (std::size_t head = first_head; head < first_head + heads; ++head) {
-    const float* values = qkv_.data() + first_row * qkv.outputs() + head * qkv.group_stride() +
-                          (tensor == Tensor::rotary_k ? head_dim : 0);
-    show({tensor, layer}, first_row, rows, head * columns, columns, values, qkv.outputs());
-  }
-}
-
-const float* Model::Pass::normed(Scratch& scratch, std::uint32_t phase, std::size_t slot,
-                                 const Norm& norm, const Extent& extent, std::size_t first,
-                                 std::size_t count, std::size_t layer, Operation operation) {
+Model::Pass::BlockedRows Model::Pass::normed(Scratch& scratch, std::uint32_t phase,
+                                             std::size_t slot, const Norm& norm,
+                                             const Extent& extent, std::size_t first,
+                                             std::size_t count, std::size_t layer,
+                                             Operation operation) {
   const std::size_t hidden = config_.hidden;
-  float* to = scratch.normed.data() + slot * most_block_rows * hidden;
+  const BlockedRows to{scratch.normed.data() + slot * scratch.normed.size() / 2, count};
   if (std::exchange(scratch.norm_of[slot], tag(phase, first)) == tag(phase, first)) return to;
   for (std::size_t i = 0; i < count; ++i) {
     const std::size_t row = row_of(extent, first + i);
     if (!kernels_.layer_norm(x_.data() + row * hidden, hidden, norm.gamma.data(), norm.beta.data(),
-                             config_.layer_norm_eps, to + i * hidden)) {
+                             config_.layer_norm_eps, to.at(i, 0), to.block())) {
       fail(row, layer, operation);
     }
   }
   return to;
 }
 
-void Model::Pass::multiply(Scratch& scratch, std::size_t slot, std::uint64_t tag,
-                           const Linear& linear, std::size_t first_output, std::size_t outputs,
-                           const float* input, std::size_t rows, float* output,
-                           std::size_t output_stride, std::size_t unused) {
-  const bool packed = std::exchange(scratch.packed_of[slot], tag) == tag && tag != untagged;
+void Model::Pass::multiply(Scratch& scratch, const Linear& linear, std::size_t first_output,
+                           std::size_t outputs, std::size_t rows, const Side<const float>& input,
+                           const Side<float>& output, std::size_t unused) {
   kernels_.product({.rows = rows,
                     .depth = linear.inputs,
                     .outputs = outputs,
-                    .input = input,
-                    .input_stride = linear.inputs,
+                    .input = input.data,
+                    .input_stride = input.stride,
                     .weights = linear.panels(first_output),
                     .bias = linear.bias_from(first_output),
-                    .output = output,
-                    .output_stride = output_stride,
-                    .scratch = scratch.product[slot].data(),
+                    .output = output.data,
+                    .output_stride = output.stride,
+                    .scratch = scratch.product.data(),
                     .unused = unused,
                     .period = linear.group_stride(),
-                    .packed = packed});
+                    .input_block = input.block,
+                    .output_block = output.block});
 }
 
 void Model::Pass::attention_in(Scratch& scratch, std::uint32_t phase, std::size_t layer,
@@ -110,28 +77,27 @@ void Model::Pass::attention_in(Scratch& scratch, std::uint32_t phase, std::size_
   const std::size_t rows = std::min(all_.block_rows, rows_.size() - first_row);
   const std::size_t first_output = item % qkv_grid_.groups * qkv_grid_.width;
   const std::size_t outputs = std::min(qkv_grid_.width, qkv.outputs() - first_output);
-  const float* input = normed(scratch, phase, 0, weights.input_layernorm, all_, first_row, rows,
-                              layer, Operation::input_layernorm);
+  const BlockedRows input = normed(scratch, phase, 0, weights.input_layernorm, all_, first_row,
+                                   rows, layer, Operation::input_layernorm);
   const std::size_t first_head = first_output / qkv.group_stride();
   const std::size_t heads = outputs / qkv.group_stride();
   const std::span<const Wanted> asked_rows = asked(first_row, rows);
   // A row alone reads the weights again: few of them are cheaper than the whole block.
   const bool all_queries = &extent(layer) == &all_ || 8 * asked_rows.size() > rows;
   float* const output = qkv_.data() + first_row * qkv.outputs() + first_output;
-  multiply(scratch, 0, tag(phase, first_row), qkv, first_output, outputs, input, rows, output,
-           qkv.outputs(), all_queries ? 0 : config_.head_dim);
+  multiply(scratch, qkv, first_output, outputs, rows, {input.data, simd::dot_block, input.block()},
+           {output, qkv.outputs()}, all_queries ? 0 : config_.head_dim);
   for (const Wanted& wanted : all_queries ? std::span<const Wanted>() : asked_rows) {
     const std::size_t row = wanted.row - first_row;
     for (std::size_t group = 0; group < outputs; group += qkv.group_stride()) {
-      multiply(scratch, 1, untagged, qkv, first_output + group, config_.head_dim,
-               input + row * config_.hidden, 1, output + row * qkv.outputs() + group,
-               qkv.outputs());
+      multiply(scratch, qkv, first_output + group, config_.head_dim, 1,
+               {input.at(row, 0), simd::dot_block, input.block()},
+               {output + row * qkv.outputs() + group, qkv.outputs()});
     }
   }
   if (shown_) {
     if (first_output == 0) {
-      show({Tensor::input_layernorm, layer}, first_row, rows, 0, config_.hidden, input,
-           config_.hidden);
+      show({Tensor::input_layernorm, layer}, first_row, 0, config_.hidden, input);
     }
     show_heads(Tensor::query_key_value, layer, first_row, rows, first_head, heads);
   }
@@ -194,26 +160,29 @@ void Model::Pass::mlp_in(Scratch& scratch, std::uint32_t phase, std::size_t laye
   const std::size_t rows = std::min(here.block_rows, here.rows - first_row);
   const std::size_t first_output = item % here.up.groups * here.up.width;
   const std::size_t outputs = std::min(here.up.width, up.group_outputs - first_output);
-  const float* input = normed(scratch, phase, 1, weights.post_attention_layernorm, here, first_row,
-                              rows, layer, Operation::post_attention_layernorm);
-  float* output = act_.data() + first_row * up.group_outputs + first_output;
-  multiply(scratch, 1, tag(phase, first_row), up, first_output, outputs, input, rows, output,
-           up.group_outputs);
+  const BlockedRows input = normed(scratch, phase, 1, weights.post_attention_layernorm, here,
+                                   first_row, rows, layer, Operation::post_attention_layernorm);
+  const BlockedRows act = blocked(act_, here, first_row, config_.intermediate);
+  multiply(scratch, up, first_output, outputs, rows, {input.data, simd::dot_block, input.block()},
+           {act.at(0, first_output), simd::dot_block, act.block()});
   if (shown_) {
     if (first_output == 0) {
-      show({Tensor::post_attention_layernorm, layer}, first_row, rows, 0, config_.hidden, input,
-           config_.hidden);
+      show({Tensor::post_attention_layernorm, layer}, first_row, 0, config_.hidden, input);
     }
-    show({Tensor::dense_h_to_4h, layer}, first_row, rows, first_output, outputs, output,
-         up.group_outputs);
+    show({Tensor::dense_h_to_4h, layer}, first_row, first_output, outputs, act);
   }
-  for (std::size_t row = 0; row < rows; ++row) {
-    float* act = output + row * up.group_outputs;
-    kernels_.map(config_.activation, act, act, outputs);
+  for (std::size_t done = 0; done < outputs; done += simd::dot_block) {
+    float* const block = act.at(0, first_output + done);
+    const std::size_t width = std::min(outputs - done, simd::dot_block);
+    // A whole block is one piece of memory.
+    const std::size_t pieces = width == simd::dot_block ? 1 : rows;
+    const std::size_t length = width == simd::dot_block ? act.block() : width;
+    for (std::size_t piece = 0; piece < pieces; ++piece) {
+      float* const values = block + piece * simd::dot_block;
+      kernels_.map(config_.activation, values, values, length);
+    }
   }
-  if (shown_) {
-    show({Tensor::act, layer}, first_row, rows, first_output, outputs, output, up.group_outputs);
-  }
+  if (shown_) show({Tensor::act, layer}, first_row, first_output, outputs, act);
 }
 
 void Model::Pass::attend(Scratch& scratch, std::size_t layer, std::size_t item) {
@@ -237,8 +206,7 @@ void Model::Pass::attend(Scratch& scratch, std::size_t layer, std::size_t item) 
     const std::size_t first = queries.first + done;
     const std::size_t count = std::min(query_block, queries.count - done);
     const std::size_t row = segment.first_row + first;
-    float* context =
-        context_.data() + (queries.to + done) * config_.hidden + head * config_.head_dim;
+    float* const context = scratch.context.data();
     kernels_.attention({.queries = count,
                         .first_slots = slots + first + 1,
                         .head_dim = config_.head_dim,
@@ -249,13 +217,14 @@ void Model::Pass::attend(Scratch& scratch, std::size_t layer, std::size_t item) 
                         .value_stride = cache.value_stride(),
                         .scale = scale_,
                         .output = context,
-                        .output_stride = config_.hidden,
+                        .output_stride = config_.head_dim,
                         .scratch = scratch.attention.data(),
                         .weights = watched ? scratch.weights.data() : nullptr,
                         .weights_stride = cache.capacity()});
+    put_context(extent(layer), queries.to + done, count, head, context);
     if (shown_) {
       show({Tensor::context, layer}, row, count, head * config_.head_dim, config_.head_dim, context,
-           config_.hidden);
+           config_.head_dim);
     }
     const auto tell = [&](AttentionWatcher& watcher) {
       watcher.see(layer, head, sequence.position + first, count, slots + first + 1,
@@ -266,8 +235,24 @@ void Model::Pass::attend(Scratch& scratch, std::size_t layer, std::size_t item) 
   }
 }
 
-void Model::Pass::out(Scratch& scratch, std::uint32_t phase, Kind kind, std::size_t layer,
-                      std::size_t item) {
+/// The blocks of rows of the phase that follows, where a head may begin inside a block of columns.
+void Model::Pass::put_context(const Extent& extent, std::size_t first_row, std::size_t rows,
+                              std::size_t head, const float* values) {
+  const std::size_t head_dim = config_.head_dim;
+  for (std::size_t i = 0; i < rows; ++i) {
+    const std::size_t row = (first_row + i) % extent.block_rows;
+    const BlockedRows to = blocked(context_, extent, first_row + i - row, config_.hidden);
+    for (std::size_t done = 0; done < head_dim;) {
+      const std::size_t column = head * head_dim + done;
+      const std::size_t width =
+          std::min(head_dim - done, simd::dot_block - column % simd::dot_block);
+      std::memcpy(to.at(row, column), values + i * head_dim + done, width * sizeof(float));
+      done += width;
+    }
+  }
+}
+
+void Model::Pass::out(Scratch& scratch, Kind kind, std::size_t layer, std::size_t item) {
   const LayerWeights& weights = weights_.layers[layer];
   const std::size_t hidden = config_.hidden;
   const Extent& here = extent(layer);
@@ -278,13 +263,14 @@ void Model::Pass::out(Scratch& scratch, std::uint32_t phase, Kind kind, std::siz
   float* attn = scratch.output.data();
   float* mlp = attn + (kind == Kind::both_out ? rows * width : 0);
   if (kind != Kind::mlp_out) {
-    multiply(scratch, 0, tag(phase, first_row), weights.dense, first, width,
-             context_.data() + first_row * hidden, rows, attn, width);
+    const BlockedRows context = blocked(context_, here, first_row, hidden);
+    multiply(scratch, weights.dense, first, width, rows,
+             {context.data, simd::dot_block, context.block()}, {attn, width});
   }
   if (kind != Kind::attention_out) {
-    const Linear& down = weights.dense_4h_to_h;
-    multiply(scratch, 1, tag(phase, first_row), down, first, width,
-             act_.data() + first_row * down.inputs, rows, mlp, width);
+    const BlockedRows act = blocked(act_, here, first_row, config_.intermediate);
+    multiply(scratch, weights.dense_4h_to_h, first, width, rows,
+             {act.data, simd::dot_block, act.block()}, {mlp, width});
   }
   if (shown_ && kind != Kind::mlp_out) {
     show({Tensor::dense, layer}, first_row, rows, first, width, attn, width);
@@ -340,7 +326,7 @@ void Model::Pass::work(void* context, std::uint32_t phase, std::uint32_t item,
     case Kind::attention_out:
     case Kind::mlp_out:
     case Kind::both_out:
-      pass.out(scratch, phase, info.kind, info.layer, item);
+      pass.out(scratch, info.kind, info.layer, item);
       break;
     case Kind::logits:
       pass.logits(scratch, item);

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -100,18 +101,36 @@ private:
     std::uint32_t to;  ///< row of the context that the first one gives
   };
   struct Scratch {
-    Buffer<float> normed;  ///< [2][block_rows, hidden]
-    Buffer<float> product[2];
+    Buffer<float> normed;  ///< [2] BlockedRows of hidden, or of the logits [block_rows, hidden]
+    Buffer<float> product;
     Buffer<float> output;  ///< [2][block_rows, hidden] or [block_rows, logits_width]
     Buffer<float> attention;
+    Buffer<float> context;  ///< [query_block, head_dim]
     Buffer<float> weights;  ///< [query_block, capacity], where somebody watches
     Buffer<float> scores;
     Buffer<std::uint64_t> ranking;
     Buffer<std::uint32_t> kept;
-    Buffer<double> sums;              ///< [max(head_dim, capacity)]
-    Buffer<float> turned;             ///< [rotary_dims]
-    std::uint64_t norm_of[2] = {};    ///< which rows `normed` holds, a tag()
-    std::uint64_t packed_of[2] = {};  ///< and `product`
+    Buffer<double> sums;            ///< [max(head_dim, capacity)]
+    Buffer<float> turned;           ///< [rotary_dims]
+    std::uint64_t norm_of[2] = {};  ///< which rows `normed` holds, a tag()
+  };
+  /// Activations of a block of rows as a product reads them without a copy: [columns / 64][rows][64].
+  struct BlockedRows {
+    float* data;
+    std::size_t rows;
+
+    std::size_t block() const { return rows * simd::dot_block; }
+    float* at(std::size_t row, std::size_t column) const {
+      return data + column / simd::dot_block * block() + row * simd::dot_block +
+             column % simd::dot_block;
+    }
+  };
+  /// One side of a product, see simd::Product.
+  template <class Float>
+  struct Side {
+    Float* data;
+    std::size_t stride;
+    std::size_t block = simd::dot_block;
   };
   struct Grid {
     std::size_t row_blocks = 0;
@@ -150,15 +169,21 @@ private:
   std::span<const Wanted> asked(std::size_t first_row, std::size_t rows) const;
   static void add_queries(Extent& extent, std::size_t segment, std::size_t first, std::size_t count,
                           std::size_t to);
-  /// Rows of a phase: where a participant takes several items of the same ones, what was made of them
-  /// is used again. Comes again after 2^36 passes: years of them.
+  /// Those of an extent that begin at first_row, in memory of max_rows rows of `columns`.
+  static BlockedRows blocked(Buffer<float>& memory, const Extent& extent, std::size_t first_row,
+                             std::size_t columns) {
+    return {memory.data() + first_row * simd::round_up(columns, simd::dot_block),
+            std::min(extent.block_rows, extent.rows - first_row)};
+  }
+  /// Rows of a phase: where a participant takes several items of the same ones, their norms are used
+  /// again. Comes again after 2^36 passes: years of them.
   std::uint64_t tag(std::size_t phase, std::size_t first) const {
     static_assert(max_rows <= 1 << 10);
     return (passes_ << 28) | (std::uint64_t{phase} << 10) | first;
   }
-  const float* normed(Scratch& scratch, std::uint32_t phase, std::size_t slot, const Norm& norm,
-                      const Extent& extent, std::size_t first, std::size_t count, std::size_t layer,
-                      Operation operation);
+  BlockedRows normed(Scratch& scratch, std::uint32_t phase, std::size_t slot, const Norm& norm,
+                     const Extent& extent, std::size_t first, std::size_t count, std::size_t layer,
+                     Operation operation);
   void attention_in(Scratch& scratch, std::uint32_t phase, std::size_t layer, std::size_t item);
   void append(std::size_t layer, std::size_t first_row, std::size_t rows, std::size_t first_head,
               std::size_t heads, bool all_queries);
@@ -166,21 +191,23 @@ private:
   void turn_again(Scratch& scratch, KvCache& cache, std::size_t layer, std::size_t head);
   void mlp_in(Scratch& scratch, std::uint32_t phase, std::size_t layer, std::size_t item);
   void attend(Scratch& scratch, std::size_t layer, std::size_t item);
-  void out(Scratch& scratch, std::uint32_t phase, Kind kind, std::size_t layer, std::size_t item);
+  void put_context(const Extent& extent, std::size_t first_row, std::size_t rows, std::size_t head,
+                   const float* values);
+  void out(Scratch& scratch, Kind kind, std::size_t layer, std::size_t item);
   void logits(Scratch& scratch, std::size_t item);
   const float* final_normed(Scratch& scratch, std::size_t block, std::size_t rows);
   void run_logits();
   void defer();
   bool cannot_overflow(const float* normed, std::size_t rows);
-  static constexpr std::uint64_t untagged = 0;  ///< passes_ counts from 1
-  /// slot: which scratch, one for each matrix of a phase. tag: of the input.
-  void multiply(Scratch& scratch, std::size_t slot, std::uint64_t tag, const Linear& linear,
-                std::size_t first_output, std::size_t outputs, const float* input, std::size_t rows,
-                float* output, std::size_t output_stride, std::size_t unused = 0);
+  void multiply(Scratch& scratch, const Linear& linear, std::size_t first_output,
+                std::size_t outputs, std::size_t rows, const Side<const float>& input,
+                const Side<float>& output, std::size_t unused = 0);
   void fail(std::size_t row, std::size_t layer, Operation operation);
   /// Rows and columns of a tensor to whoever watches their sequences.
   void show(const TensorId& id, std::size_t first_row, std::size_t rows, std::size_t first_column,
             std::size_t columns, const float* values, std::size_t stride);
+  void show(const TensorId& id, std::size_t first_row, std::size_t first_column,
+            std::size_t columns, const BlockedRows& values);
   void show_heads(Tensor tensor, std::size_t layer, std::size_t first_row, std::size_t rows,
                   std::size_t first_head, std::size_t heads);
 
@@ -211,8 +238,8 @@ private:
 
   Buffer<float> x_;                ///< [max_rows, hidden]
   Buffer<float> qkv_;              ///< [max_rows, qkv outputs]
-  Buffer<float> context_;          ///< [max_rows, hidden]
-  Buffer<float> act_;              ///< [max_rows, up outputs]
+  Buffer<float> context_;          ///< blocked() rows of hidden
+  Buffer<float> act_;              ///< and of up outputs
   Buffer<float> deferred_normed_;  ///< [most_deferred, hidden]
   std::vector<Scratch> scratch_;
 

@@ -22,7 +22,7 @@ const float* Model::Pass::final_normed(Scratch& scratch, std::size_t block, std:
     if (!kernels_.layer_norm(x_.data() + wanted[i].row * hidden, hidden,
                              weights_.final_layer_norm.gamma.data(),
                              weights_.final_layer_norm.beta.data(), config_.layer_norm_eps,
-                             scratch.normed.data() + i * hidden)) {
+                             scratch.normed.data() + i * hidden, simd::dot_block)) {
       fail(wanted[i].row, config_.layers, Operation::final_layer_norm);
     }
   }
@@ -44,8 +44,7 @@ void Model::Pass::logits(Scratch& scratch, std::size_t item) {
   }
   float* output = in_place ? wanted[0].logits + first : scratch.output.data();
   const std::size_t stride = in_place ? config_.vocab : width;
-  multiply(scratch, 0, tag(infos_.size(), block), weights_.embed_out, first, width, normed, rows,
-           output, stride);
+  multiply(scratch, weights_.embed_out, first, width, rows, {normed, hidden}, {output, stride});
   for (std::size_t i = 0; i < rows; ++i) {
     const float* row = output + i * stride;
     // Rows that waited are known to give finite logits, and nobody watches them.
@@ -95,7 +94,7 @@ void Model::Pass::defer() {
     finite = kernels_.layer_norm(x_.data() + wanted_[i].row * hidden, hidden,
                                  weights_.final_layer_norm.gamma.data(),
                                  weights_.final_layer_norm.beta.data(), config_.layer_norm_eps,
-                                 normed + i * hidden) &&
+                                 normed + i * hidden, simd::dot_block) &&
              finite;
   }
   const bool failed = std::any_of(segments_.begin(), segments_.end(),

@@ -38,8 +38,8 @@ Model::Pass::Pass(const Config& config, const Weights& weights, const simd::Kern
       scale_(static_cast<float>(1.0 / std::sqrt(static_cast<double>(config.head_dim)))),
       x_(max_rows * config.hidden),
       qkv_(max_rows * weights.layers.front().query_key_value.outputs()),
-      context_(max_rows * config.hidden),
-      act_(max_rows * config.intermediate),
+      context_(max_rows * simd::round_up(config.hidden, simd::dot_block)),
+      act_(max_rows * simd::round_up(config.intermediate, simd::dot_block)),
       deferred_normed_(most_deferred * config.hidden),
       scratch_(team.threads()) {
   const auto phase = [&](Kind kind, std::size_t layer) {
@@ -66,9 +66,10 @@ Model::Pass::Pass(const Config& config, const Weights& weights, const simd::Kern
   const std::size_t hidden = simd::product_scratch(most_block_rows, config.hidden);
   const std::size_t deep = simd::product_scratch(most_block_rows, config.intermediate);
   for (Scratch& scratch : scratch_) {
-    scratch.normed = Buffer<float>(2 * most_block_rows * config.hidden);
-    scratch.product[0] = Buffer<float>(hidden);
-    scratch.product[1] = Buffer<float>(std::max(hidden, deep));
+    scratch.normed =
+        Buffer<float>(2 * most_block_rows * simd::round_up(config.hidden, simd::dot_block));
+    scratch.product = Buffer<float>(std::max(hidden, deep));
+    scratch.context = Buffer<float>(query_block * config.head_dim);
     scratch.output =
         Buffer<float>(most_block_rows * std::max(2 * config.hidden, most_logits_width));
     scratch.sums = Buffer<double>(config.head_dim);
@@ -186,7 +187,9 @@ void Model::Pass::plan_logits() {
 void Model::Pass::plan(Extent& extent, std::size_t rows) {
   extent.rows = rows;
   extent.block_rows = block_rows(rows);
-  extent.up = grid(rows, config_.intermediate, simd::lanes);
+  // Of rows that lie in blocks of columns, an item has whole ones.
+  extent.up =
+      grid(rows, config_.intermediate, extent.block_rows > 1 ? simd::dot_block : simd::lanes);
   extent.out = grid(rows, config_.hidden, simd::lanes);
 }
 

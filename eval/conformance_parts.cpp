@@ -53,8 +53,8 @@ void add_norms(ConformanceKit& kit) {
     const auto gamma = draws.symmetric(x.size(), 2.0f);
     const auto beta = draws.symmetric(x.size());
     std::vector<float> y(x.size());
-    const bool finite =
-        scalar().layer_norm(x.data(), x.size(), gamma.data(), beta.data(), eps, y.data());
+    const bool finite = scalar().layer_norm(x.data(), x.size(), gamma.data(), beta.data(), eps,
+                                            y.data(), simd::dot_block);
     Json input = {
         {"x", words(x)}, {"gamma", words(gamma)}, {"beta", words(beta)}, {"eps", word(eps)}};
     Json expected = {{"finite", finite}};

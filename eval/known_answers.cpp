@@ -149,7 +149,8 @@ std::vector<float> norm(const Kernels& kernels) {
     Buffer<float> x = random(n, n, 3.0f);
     const Buffer<float> gamma = random(n, 2);
     const Buffer<float> beta = random(n, 3);
-    const bool finite = kernels.layer_norm(x.data(), n, gamma.data(), beta.data(), 1e-5f, x.data());
+    const bool finite = kernels.layer_norm(x.data(), n, gamma.data(), beta.data(), 1e-5f, x.data(),
+                                           simd::dot_block);
     answers.push_back(finite ? 1.0f : 0.0f);
     answers.insert(answers.end(), x.data(), x.data() + n);
   }

@@ -55,10 +55,11 @@ struct Panels {
 };
 
 /// output[m, n] = dot(input[m, :], weights[:, n]) + bias[n], the addition only where bias is given.
-/// input [rows, depth], row m at input + m * input_stride; output likewise; no overlap.
+/// input [rows, depth], element (m, k) at input + m * input_stride + k / 64 * input_block + k % 64;
+///           output [rows, outputs] likewise; no overlap. A block of 64 makes it rows one after the
+///           other. A stride of 64 makes it blocks of columns, [depth / 64][rows][64], which is how tiles
+///           read it: other input of more than four rows is copied first.
 /// scratch   product_scratch(rows, depth) floats, 64-byte aligned, owned by the calling worker.
-/// packed    the call before with this scratch had the same rows, depth, dtype and input: what it made of
-///           the input may be used again.
 /// unused    of every `period` outputs nobody reads the first `unused`: they may stay as they were.
 struct Product {
   std::size_t rows;
@@ -73,7 +74,8 @@ struct Product {
   float* scratch;
   std::size_t unused = 0;
   std::size_t period = 1;
-  bool packed = false;
+  std::size_t input_block = dot_block;
+  std::size_t output_block = dot_block;
 };
 
 /// Attention of consecutive queries of one head over its cache.
@@ -119,10 +121,11 @@ struct Kernels {
   /// over the slots; the sum of exponentials is a lane_sum.
   void (*attention)(const Attention&) noexcept;
 
-  /// y = LayerNorm(x) over n elements; x and y may be the same memory.
+  /// y = LayerNorm(x) over n elements, element k at y + k / 64 * y_block + k % 64; with blocks of 64, x
+  /// and y may be the same memory.
   /// Returns false when a lane sum is not finite (then y holds whatever follows from that).
   bool (*layer_norm)(const float* x, std::size_t n, const float* gamma, const float* beta,
-                     float eps, float* y) noexcept;
+                     float eps, float* y, std::size_t y_block) noexcept;
 
   /// Turns the pairs (i, i + rotary_dims/2) of x in place; cos, sin [rotary_dims/2].
   void (*rotate)(float* x, const float* cos, const float* sin, std::size_t rotary_dims) noexcept;

@@ -116,7 +116,8 @@ BOOST_AUTO_TEST_CASE(layer_norms) {
       const auto beta = numbers(n, n + 2, 0.2f);
       const float eps = 1e-5f;
       std::vector<float> y(n);
-      BOOST_REQUIRE(scalar().layer_norm(x.data(), n, gamma.data(), beta.data(), eps, y.data()));
+      BOOST_REQUIRE(scalar().layer_norm(x.data(), n, gamma.data(), beta.data(), eps, y.data(),
+                                        simd::dot_block));
       const auto count = static_cast<double>(n);
       double mean = 0.0;
       for (const float value : x) mean += static_cast<double>(value);

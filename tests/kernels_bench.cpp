@@ -106,8 +106,9 @@ void layer_norm(benchmark::State& state, const Kernels& table, const Limits& lim
   Buffer gamma(n);
   Buffer beta(n);
   Buffer y(n);
-  against_read(state, limits, 3 * n * sizeof(float),
-               [&] { table.layer_norm(x.data(), n, gamma.data(), beta.data(), 1e-5f, y.data()); });
+  against_read(state, limits, 3 * n * sizeof(float), [&] {
+    table.layer_norm(x.data(), n, gamma.data(), beta.data(), 1e-5f, y.data(), simd::dot_block);
+  });
 }
 
 /// Cuts many heads, each of `slots`, so that the caches lie in memory and not in the core.

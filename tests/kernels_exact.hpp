@@ -189,4 +189,29 @@ void expect_same(const char* kernel, const std::string& shape, std::uint64_t see
   }
 }
 
+/// Where element k of a row lies behind its first.
+inline std::size_t in_blocks(std::size_t k, std::size_t block) {
+  return k / simd::dot_block * block + k % simd::dot_block;
+}
+
+struct Layout {
+  std::size_t stride, block, size;
+};
+
+/// Rows, blocks of 64 columns of these rows and of some more, or blocks that lie apart in every row.
+inline Layout layout(Random& random, std::size_t rows, std::size_t columns) {
+  const std::size_t last = (columns - std::min<std::size_t>(columns, 1)) / simd::dot_block;
+  Layout l{columns + random.below(6), simd::dot_block, 0};
+  switch (random.below(3)) {
+    case 1:
+      l = {simd::dot_block, (rows + random.below(3)) * simd::dot_block, 0};
+      break;
+    case 2:
+      l.block += random.below(6);
+      l.stride += last * (l.block - simd::dot_block);
+  }
+  l.size = rows * l.stride + (last + 1) * l.block;
+  return l;
+}
+
 }  // namespace neoxref::tests

@@ -74,12 +74,12 @@ void check_product(const ProductShape& shape, std::uint64_t seed) {
   const auto narrow = stored(random, fill, dtype, dtype == Dtype::f32 ? 0 : size);
   weights.data = dtype == Dtype::f32 ? static_cast<const void*>(wide.data()) : narrow.data();
   weights.from_memory = random.below(2) == 0;
-  const std::size_t input_stride = shape.depth + random.below(6);
-  const std::size_t output_stride = shape.outputs + random.below(6);
-  const Floats rows = input(random, fill, shape.rows * input_stride);
+  const Layout from = layout(random, shape.rows, shape.depth);
+  const Layout to = layout(random, shape.rows, shape.outputs);
+  const Floats rows = input(random, fill, from.size);
   const Floats bias = input(random, fill, shape.outputs);
   const bool biased = random.below(2) == 0;
-  const Floats out = output(random, shape.rows * output_stride);
+  const Floats out = output(random, to.size);
   Scratch work(simd::product_scratch(shape.rows, shape.depth));
   const std::size_t period = lanes * random.between(1, 6);
   const std::size_t unused = random.below(4) == 0 ? random.between(1, period) : 0;
@@ -90,15 +90,13 @@ void check_product(const ProductShape& shape, std::uint64_t seed) {
                     {"dtype", static_cast<std::size_t>(dtype)},
                     {"unused", unused}}),
               seed, out, [&](const Kernels& table, Floats& result) {
-                for (float* scratch = work.fresh(); const bool packed : {false, true}) {
-                  std::copy_n(out.data(), shape.rows * output_stride, result.data());
-                  table.product({shape.rows, shape.depth, shape.outputs, rows.data(), input_stride,
-                                 weights, biased ? bias.data() : nullptr, result.data(),
-                                 output_stride, scratch, unused, period, packed});
-                }
+                table.product({shape.rows, shape.depth, shape.outputs, rows.data(), from.stride,
+                               weights, biased ? bias.data() : nullptr, result.data(), to.stride,
+                               work.fresh(), unused, period, from.block, to.block});
                 for (std::size_t i = 0; i < shape.rows * shape.outputs; ++i) {
                   const std::size_t n = i % shape.outputs;
-                  if (n % period < unused) result.data()[i / shape.outputs * output_stride + n] = 0;
+                  if (n % period >= unused) continue;
+                  result.data()[i / shape.outputs * to.stride + in_blocks(n, to.block)] = 0;
                 }
               });
 }
@@ -264,17 +262,19 @@ BOOST_AUTO_TEST_CASE(layer_norm) {
       const Floats x = input(random, fill, n);
       const Floats gamma = input(random, Fill::near, n);
       const Floats beta = input(random, Fill::near, n);
+      const std::size_t y_block = simd::dot_block + (in_place ? 0 : 3 * random.below(2));
       // One more float holds the returned flag.
-      Floats out = output(random, n + 1);
+      Floats out = output(random, in_blocks(n, y_block) + 1);
       if (in_place) std::copy_n(x.data(), n, out.data());
       expect_same("layer_norm",
                   text({{"n", n},
                         {"in_place", static_cast<std::size_t>(in_place)},
                         {"fill", static_cast<std::size_t>(fill)}}),
                   seed, out, [&](const Kernels& table, Floats& result) {
-                    const bool ok = table.layer_norm(in_place ? result.data() : x.data(), n,
-                                                     gamma.data(), beta.data(), eps, result.data());
-                    result.data()[n] = ok ? 1.0f : 0.0f;
+                    const bool ok =
+                        table.layer_norm(in_place ? result.data() : x.data(), n, gamma.data(),
+                                         beta.data(), eps, result.data(), y_block);
+                    result.data()[in_blocks(n, y_block)] = ok ? 1.0f : 0.0f;
                   });
     }
   }

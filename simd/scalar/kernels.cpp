@@ -23,14 +23,19 @@ float element(const Panels& panels, std::size_t k, std::size_t n) {
   return static_cast<const float*>(panels.data)[index];
 }
 
+std::size_t in_blocks(std::size_t k, std::size_t block) {
+  return k / dot_block * block + k % dot_block;
+}
+
 void product(const Product& p) noexcept {
   for (std::size_t m = 0; m < p.rows; ++m) {
     const float* input = p.input + m * p.input_stride;
     for (std::size_t n = 0; n < p.outputs; ++n) {
       const float sum = dot(
-          p.depth, [&](std::size_t k) { return input[k]; },
+          p.depth, [&](std::size_t k) { return input[in_blocks(k, p.input_block)]; },
           [&](std::size_t k) { return element(p.weights, k, n); });
-      p.output[m * p.output_stride + n] = p.bias != nullptr ? sum + p.bias[n] : sum;
+      p.output[m * p.output_stride + in_blocks(n, p.output_block)] =
+          p.bias != nullptr ? sum + p.bias[n] : sum;
     }
   }
 }
@@ -84,7 +89,7 @@ bool finite(float x) {
 }
 
 bool layer_norm(const float* x, std::size_t n, const float* gamma, const float* beta, float eps,
-                float* y) noexcept {
+                float* y, std::size_t y_block) noexcept {
   const auto count = static_cast<double>(n);
   const double sum = lane_sum(n, [&](std::size_t i) { return x[i]; });
   const auto mean = static_cast<float>(sum / count);
@@ -94,7 +99,9 @@ bool layer_norm(const float* x, std::size_t n, const float* gamma, const float* 
   });
   const auto variance = static_cast<float>(squares / count);
   const float r = 1.0f / square_root(variance + eps);
-  for (std::size_t i = 0; i < n; ++i) y[i] = fma((x[i] - mean) * r, gamma[i], beta[i]);
+  for (std::size_t i = 0; i < n; ++i) {
+    y[in_blocks(i, y_block)] = fma((x[i] - mean) * r, gamma[i], beta[i]);
+  }
   return finite(sum) && finite(squares);
 }
 

@@ -97,13 +97,14 @@ void one_query(const Attention& a) noexcept {
   const std::size_t slots = a.first_slots;
   float* scores = a.scratch;
   for (std::size_t n = 0; n < slots; n += lanes) {
-    stream<1, 1, float>(a.query, 0, a.head_dim, keys_from(a, n), {scores + n, 0, lanes, nullptr});
+    stream<1, 1, float>({a.query, 0, dot_block}, a.head_dim, keys_from(a, n),
+                        {scores + n, 0, lanes, nullptr});
   }
   const float z = softmax({scores, dot_block}, slots, slots, a.scale);
   weigh(a, 0, {scores, dot_block}, z);
   each_group<stream_panels>(a.head_dim, [&](std::size_t n, std::size_t panels) {
     const Destination to{a.output + n, 0, a.head_dim - n, nullptr};
-    stream_functions<1, float>[panels - 1](scores, 0, slots, values_from(a, 0, n), to);
+    stream_functions<1, float>[panels - 1]({scores, 0, dot_block}, slots, values_from(a, 0, n), to);
   });
   divide_row(a.output, a.head_dim, z);
 }
@@ -128,7 +129,7 @@ void tile_of_queries(const Attention& a, std::size_t first, std::size_t rows) no
   float* totals = scores + scores_size(rows, end);
   const std::size_t piece = rows * dot_block;
 
-  pack(a.query + first * a.query_stride, a.query_stride, rows, a.head_dim, packed);
+  pack(a.query + first * a.query_stride, a.query_stride, dot_block, rows, a.head_dim, packed);
   each_group<tile_panels>(end, [&](std::size_t n, std::size_t panels) {
     const Destination to{scores + n / dot_block * piece + n % dot_block, dot_block, panels * lanes,
                          nullptr};

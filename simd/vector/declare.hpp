@@ -10,7 +10,7 @@ void product(const Product& p) noexcept;
 void deep_product(const Product& p) noexcept;  ///< avx512 only, as is zen4_table
 void attention(const Attention& a) noexcept;
 bool layer_norm(const float* x, std::size_t n, const float* gamma, const float* beta, float eps,
-                float* y) noexcept;
+                float* y, std::size_t y_block) noexcept;
 void rotate(float* x, const float* cos, const float* sin, std::size_t rotary_dims) noexcept;
 void store_keys(const float* key, std::size_t key_stride, std::size_t count, std::size_t head_dim,
                 float* panels, std::size_t first_slot) noexcept;

@@ -58,7 +58,7 @@ f32x16 squared_lengths(const float* panel, std::size_t head_dim) {
 }  // namespace
 
 bool layer_norm(const float* x, std::size_t n, const float* gamma, const float* beta, float eps,
-                float* y) noexcept {
+                float* y, std::size_t y_block) noexcept {
   const auto count = static_cast<double>(n);
   const double sum = lane_sum(n, no_sum(), [&](std::size_t i, std::size_t left) {
     return to_sum(load_up_to(x + i, left));
@@ -75,7 +75,8 @@ bool layer_norm(const float* x, std::size_t n, const float* gamma, const float* 
   for (std::size_t i = 0; i < n; i += lanes) {
     const std::size_t left = n - i;
     const f32x16 d = load_up_to(x + i, left) - mean;
-    store_up_to(y + i, fma(d * r, load_up_to(gamma + i, left), load_up_to(beta + i, left)), left);
+    store_up_to(y + i / dot_block * y_block + i % dot_block,
+                fma(d * r, load_up_to(gamma + i, left), load_up_to(beta + i, left)), left);
   }
   return finite(sum) && finite(squares);
 }

@@ -13,19 +13,20 @@ WeightView<Weight> view(const Panels& weights, std::size_t n) {
   return {data + n / lanes * weights.panel, weights.step, weights.panel};
 }
 
+/// Panels that are finished together begin at a multiple of their number, so that they lie in one block.
 Destination destination(const Product& p, std::size_t row, std::size_t n) {
-  return {p.output + row * p.output_stride + n, p.output_stride, p.outputs - n,
-          p.bias == nullptr ? nullptr : p.bias + n};
+  return {p.output + row * p.output_stride + n / dot_block * p.output_block + n % dot_block,
+          p.output_stride, p.outputs - n, p.bias == nullptr ? nullptr : p.bias + n};
 }
 
 template <std::size_t rows, class Weight>
 void stream_all(const Product& p, std::size_t row) noexcept {
   const std::size_t most = p.weights.from_memory ? 1 : stream_panels;
+  const DeepInput input{p.input + row * p.input_stride, p.input_stride, p.input_block};
   for (std::size_t n = 0; n < p.outputs; n += most * lanes) {
     const std::size_t panels = round_up(p.outputs - n, lanes) / lanes;
     const std::size_t taken = panels < most ? panels : most;
-    stream_functions<rows, Weight>[taken - 1](p.input + row * p.input_stride, p.input_stride,
-                                              p.depth, view<Weight>(p.weights, n),
+    stream_functions<rows, Weight>[taken - 1](input, p.depth, view<Weight>(p.weights, n),
                                               destination(p, row, n));
   }
 }
@@ -49,6 +50,22 @@ void few_rows(const Product& p) noexcept {
   }
 }
 
+/// Input of tiles: [depth / 64][rows][64], a block `block` floats behind the one before.
+struct Packed {
+  const float* data;
+  std::size_t block;
+
+  const float* from(std::size_t start) const { return data + start / dot_block * block; }
+};
+
+/// `rows` rows from `row` on, in place where they lie so already, else copied into scratch.
+Packed packed(const Product& p, std::size_t row, std::size_t rows) {
+  const float* input = p.input + row * p.input_stride;
+  if (p.input_stride == dot_block) return {input, p.input_block};
+  pack(input, p.input_stride, p.input_block, rows, p.depth, p.scratch);
+  return {p.scratch, rows * dot_block};
+}
+
 /// Blocks of depth that a tile takes before the next tile has its turn: their weights stay in the
 /// first-level cache, and the tile's totals come and go once for all of them.
 constexpr std::size_t visit = 2;
@@ -60,7 +77,7 @@ static_assert(visit * tile_panels * lanes <= max_group_columns);
 /// there are enough of them (a core can wait for few lines at once), else a panel; by the others the
 /// input of the tile that follows.
 template <std::size_t panels, class Weight>
-void visit_tiles(const Product& p, std::size_t rows, std::size_t start, const float* packed,
+void visit_tiles(const Product& p, std::size_t rows, std::size_t start, const Packed& input,
                  float* totals, const WeightView<Weight>& weights, const WeightView<Weight>& next,
                  float* widened, Destination to) noexcept {
   const std::size_t tiles = (rows + tile_rows - 1) / tile_rows;
@@ -68,13 +85,13 @@ void visit_tiles(const Product& p, std::size_t rows, std::size_t start, const fl
   const std::size_t longer = rows % tiles;
   const std::size_t left = p.depth - start;
   const std::size_t count = left < visit * dot_block ? left : visit * dot_block;
-  const float* const next_visit = count == left ? packed : packed + (start + count) * rows;
+  const float* const next_visit = input.from(count == left ? 0 : start + count);
   constexpr std::size_t widened_panel = visit * dot_block * lanes;
   const std::size_t spread = tiles < visit * panels ? 1 : visit;
-  packed += start * rows;
+  const float* packed = input.from(start);
   for (std::size_t t = 0; t < tiles; ++t) {
     const std::size_t height = base + (t < longer ? 1 : 0);
-    TileStep step{packed, count, totals, start == 0, count == left, rows * dot_block};
+    TileStep step{packed, count, totals, start == 0, count == left, input.block};
     packed += height * dot_block;
     if (t < spread * panels) {
       step.ahead = address(next.data, t / spread * next.panel + t % spread * dot_block * next.step);
@@ -83,7 +100,7 @@ void visit_tiles(const Product& p, std::size_t rows, std::size_t start, const fl
     } else {
       step.ahead = address(t + 1 < tiles ? packed : next_visit);
       step.ahead_step = height * sizeof(float);
-      step.ahead_block = rows * dot_block * sizeof(float);
+      step.ahead_block = input.block * sizeof(float);
     }
     if constexpr (std::is_same_v<Weight, float>) {
       tile_functions<panels, float>[height - 1](step, weights, to);
@@ -100,7 +117,7 @@ void visit_tiles(const Product& p, std::size_t rows, std::size_t start, const fl
 }
 
 template <std::size_t panels, class Weight>
-void group(const Product& p, std::size_t row, std::size_t rows, std::size_t n, const float* packed,
+void group(const Product& p, std::size_t row, std::size_t rows, std::size_t n, const Packed& input,
            float* totals, float* widened) noexcept {
   WeightView<Weight> weights = view<Weight>(p.weights, n);
   const Destination to = destination(p, row, n);
@@ -111,7 +128,7 @@ void group(const Product& p, std::size_t row, std::size_t rows, std::size_t n, c
     } else if (n + 2 * panels * lanes <= p.outputs) {
       next = view<Weight>(p.weights, n + panels * lanes);
     }
-    visit_tiles<panels>(p, rows, start, packed, totals, weights, next, widened, to);
+    visit_tiles<panels>(p, rows, start, input, totals, weights, next, widened, to);
     weights.data += visit * dot_block * weights.step;
   }
 }
@@ -119,12 +136,12 @@ void group(const Product& p, std::size_t row, std::size_t rows, std::size_t n, c
 /// All rows as one tile of one panel, all of depth at once: each weight is read and widened once, in
 /// the order of memory, on its way into a register.
 template <class Weight>
-void tall_tile(const Product& p, std::size_t row, std::size_t rows, const float* packed,
+void tall_tile(const Product& p, std::size_t row, std::size_t rows, const Packed& input,
                float* totals) noexcept {
   for (std::size_t n = 0; n < p.outputs; n += lanes) {
     if (n % p.period + lanes <= p.unused) continue;
     const WeightView<Weight> weights = view<Weight>(p.weights, n);
-    TileStep step{packed, p.depth, totals, true, true, rows * dot_block};
+    TileStep step{input.data, p.depth, totals, true, true, input.block};
     step.ahead = address(weights.data, steps_ahead * weights.step);
     step.ahead_step = weights.step * sizeof(Weight);
     step.ahead_block = dot_block * step.ahead_step;
@@ -132,32 +149,24 @@ void tall_tile(const Product& p, std::size_t row, std::size_t rows, const float*
   }
 }
 
-/// One of several chunks has overwritten the one before.
-bool must_pack(const Product& p, std::size_t chunk) {
-  return !p.packed || chunk < p.rows;
-}
-
 template <class Weight>
 void many_rows(const Product& p) noexcept {
   const std::size_t chunk = even_rows(p.rows, most_chunk_rows(p.rows, p.depth));
-  float* packed = p.scratch;
-  float* totals = packed + packed_size(chunk, p.depth);
+  float* totals = p.scratch + packed_size(chunk, p.depth);
   float* widened = totals + totals_size(chunk);
   for (std::size_t row = 0; row < p.rows; row += chunk) {
     const std::size_t rows = p.rows - row < chunk ? p.rows - row : chunk;
-    if (must_pack(p, chunk)) {
-      pack(p.input + row * p.input_stride, p.input_stride, rows, p.depth, packed);
-    }
+    const Packed input = packed(p, row, rows);
     if (!std::is_same_v<Weight, float> && rows <= tall_tile_rows) {
-      tall_tile<Weight>(p, row, rows, packed, totals);
+      tall_tile<Weight>(p, row, rows, input, totals);
       continue;
     }
     std::size_t n = 0;
     for (; n + (tile_panels - 1) * lanes < p.outputs; n += tile_panels * lanes) {
       if (n % p.period + tile_panels * lanes <= p.unused) continue;
-      group<tile_panels, Weight>(p, row, rows, n, packed, totals, widened);
+      group<tile_panels, Weight>(p, row, rows, n, input, totals, widened);
     }
-    if (n < p.outputs) group<1, Weight>(p, row, rows, n, packed, totals, widened);
+    if (n < p.outputs) group<1, Weight>(p, row, rows, n, input, totals, widened);
   }
 }
 
@@ -174,36 +183,26 @@ NEOXREF_INLINE void each_deep_tile(std::size_t rows, F&& f) {
   }
 }
 
-/// One panel after the other against all tiles of a chunk, each packed by itself: the processor sees
-/// where a tile's input goes on. The first tile of a panel fetches the next panel, the others the
-/// input of the tile that follows.
+/// One panel after the other against all tiles of a chunk. The first tile of a panel fetches the next
+/// panel, the others the input of the tile that follows.
 template <class Weight>
 void deep_tiles(const Product& p) noexcept {
   const std::size_t chunk = even_rows(p.rows, most_deep_chunk_rows(p.rows));
-  const std::size_t packed_row = packed_size(1, p.depth);
   for (std::size_t row = 0; row < p.rows; row += chunk) {
     const std::size_t rows = p.rows - row < chunk ? p.rows - row : chunk;
-    if (must_pack(p, chunk)) {
-      each_deep_tile(rows, [&](std::size_t first, std::size_t height) {
-        pack(p.input + (row + first) * p.input_stride, p.input_stride, height, p.depth,
-             p.scratch + first * packed_row);
-      });
-    }
+    const Packed input = packed(p, row, rows);
     for (std::size_t n = 0; n < p.outputs; n += lanes) {
       if (n % p.period + lanes <= p.unused) continue;
       const WeightView<Weight> weights = view<Weight>(p.weights, n);
-      const Weight* const next =
-          view<Weight>(p.weights, n + lanes < p.outputs ? n + lanes : 0).data;
+      const std::size_t ahead =
+          address(view<Weight>(p.weights, n + lanes < p.outputs ? n + lanes : 0).data) -
+          address(weights.data);
       each_deep_tile(rows, [&](std::size_t first, std::size_t height) {
         const std::size_t following = first + height < rows ? first + height : 0;
-        std::uintptr_t ahead = address(p.scratch, following * packed_row);
-        std::size_t ahead_step = height * sizeof(float);
-        if (first == 0) {
-          ahead = address(next);
-          ahead_step = weights.step * sizeof(Weight);
-        }
-        deep_tile_functions<Weight>[height - 1](p.scratch + first * packed_row, p.depth, weights,
-                                                destination(p, row + first, n), ahead, ahead_step);
+        const auto tile = first == 0 ? deep_tile_functions<Weight, true>[height - 1]
+                                     : deep_tile_functions<Weight, false>[height - 1];
+        tile(input.data + first * dot_block, input.block, input.data + following * dot_block,
+             p.depth, weights, destination(p, row + first, n), ahead);
       });
     }
   }

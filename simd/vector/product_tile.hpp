@@ -33,6 +33,10 @@ std::uintptr_t address(const T* data, std::size_t offset = 0) {
   return reinterpret_cast<std::uintptr_t>(data) + offset * sizeof(T);
 }
 
+inline void fetch(std::uintptr_t from) {
+  __builtin_prefetch(reinterpret_cast<const void*>(from));
+}
+
 /// The type of a packed weight that is not binary32 is a bit pattern that `load` widens.
 template <class Weight>
 struct WeightView {
@@ -60,7 +64,7 @@ inline constexpr std::size_t steps_ahead = 128;
 inline constexpr auto nothing = [](auto&&...) {};
 
 /// The sums of one block: `count` steps of fma from +0 (freed: from what the sums are), ascending.
-/// Calls each_step() at every step k, and keep(p, k, weights) for each panel p.
+/// Calls each_step(w) at every step, whose weights are at w, and keep(p, k, weights) for each panel p.
 template <std::size_t rows, std::size_t panels, class Weight, class EachStep, class Keep>
 NEOXREF_INLINE void block_sums(TileSums<rows, panels>& sums, const float* input,
                                std::size_t input_stride, const WeightView<Weight>& weights,
@@ -72,7 +76,7 @@ NEOXREF_INLINE void block_sums(TileSums<rows, panels>& sums, const float* input,
   if constexpr (!freed) repeat<rows * width>([&](auto i) { sums.at[i] = Native32(0.0f); });
   const Weight* w = weights.data;
   const auto step = [&](std::size_t k) NEOXREF_INLINED {
-    each_step();
+    each_step(w);
     Native32::register_type column[width];
     repeat<panels>([&](auto p) {
       const f32x16 panel = load(w + p * weights.panel);
@@ -105,19 +109,20 @@ NEOXREF_INLINE void each_sum(TileSums<rows, panels>& sums, F&& f) {
 
 /// packed [depth / 64][rows][64]: a block of a tile is contiguous, whatever the input's stride.
 /// Row by row, so that the processor sees where the input goes on.
-inline void pack(const float* input, std::size_t input_stride, std::size_t rows, std::size_t depth,
-                 float* packed) noexcept {
+inline void pack(const float* input, std::size_t input_stride, std::size_t input_block,
+                 std::size_t rows, std::size_t depth, float* packed) noexcept {
   for (std::size_t r = 0; r < rows; ++r) {
     const float* from = input + r * input_stride;
     float* to = packed + r * dot_block;
-    std::size_t start = 0;
-    for (; start + dot_block <= depth; start += dot_block) {
+    std::size_t left = depth;
+    for (; left >= dot_block; left -= dot_block) {
       repeat<dot_block / lanes>(
-          [&](auto i) NEOXREF_INLINED { store(to + i * lanes, load(from + start + i * lanes)); });
+          [&](auto i) NEOXREF_INLINED { store(to + i * lanes, load(from + i * lanes)); });
+      from += input_block;
       to += rows * dot_block;
     }
-    for (std::size_t k = start; k < depth; k += lanes) {
-      store_up_to(to + k - start, load_up_to(from + k, depth - k), depth - k);
+    for (std::size_t k = 0; k < left; k += lanes) {
+      store_up_to(to + k, load_up_to(from + k, left - k), left - k);
     }
   }
 }
@@ -129,6 +134,20 @@ struct Destination {
   std::size_t columns;  ///< outputs from here on; a tile writes no more than these
   const float* bias;    ///< of the first column, or null
 };
+
+/// output = sums, plus bias, where a tile has all its columns.
+template <std::size_t rows, std::size_t panels>
+NEOXREF_INLINE void store_whole(TileSums<rows, panels>& sums, const Destination& to) {
+  constexpr std::size_t size = Native32::size;
+  if (to.bias != nullptr) {
+    each_sum(sums, [&](auto, auto i, auto& sum) {
+      sum = Native32(sum) + Native32::load_unaligned(to.bias + i * size);
+    });
+  }
+  each_sum(sums, [&](auto r, auto i, auto& sum) {
+    Native32(sum).store_unaligned(to.output + r * to.stride + i * size);
+  });
+}
 
 /// output = totals [rows][columns], plus bias.
 inline void finish(const float* totals, std::size_t totals_stride, std::size_t rows,
@@ -193,8 +212,8 @@ void tile_step(const TileStep& step, const WeightView<Weight>& weights,
     std::uintptr_t line = ahead;
     block_sums(
         sums, input, dot_block, block, count,
-        [&] {
-          __builtin_prefetch(reinterpret_cast<const void*>(line));
+        [&](auto) {
+          fetch(line);
           line += ahead_step;
         },
         [&](auto p, std::size_t k, const f32x16& panel) NEOXREF_INLINED {
@@ -221,15 +240,7 @@ void tile_step(const TileStep& step, const WeightView<Weight>& weights,
     block.data += dot_block * block.step;
   }
   if (straight_out) {
-    const Destination out = to;
-    if (out.bias != nullptr) {
-      each_sum(sums, [&](auto, auto i, auto& sum) {
-        sum = Native32(sum) + Native32::load_unaligned(out.bias + i * size);
-      });
-    }
-    each_sum(sums, [&](auto r, auto i, auto& sum) {
-      Native32(sum).store_unaligned(out.output + r * out.stride + i * size);
-    });
+    store_whole(sums, Destination(to));
     return;
   }
   each_sum(sums, [&](auto r, auto i, auto& sum) { Native32(sum).store_unaligned(total(r, i)); });
@@ -269,18 +280,19 @@ struct DeepInput {
 };
 
 /// All of depth: weights are read in the order of memory within each panel, and nothing goes through
-/// scratch. Calls each_step() at every step of depth.
-template <std::size_t rows, std::size_t panels, class Weight, class EachStep>
+/// scratch. Calls each_block(x, left) before every block of input, which is at x, `left` steps from the
+/// end, and each_step(w) as block_sums does.
+template <std::size_t rows, std::size_t panels, class Weight, class EachBlock, class EachStep>
 NEOXREF_INLINE void all_of_depth(DeepInput input, std::size_t depth,
                                  const WeightView<Weight>& weights, const Destination& to,
-                                 EachStep&& each_step) {
+                                 EachBlock&& each_block, EachStep&& each_step) {
   TileSums<rows, panels> totals;
   each_sum(totals, [](auto, auto, auto& total) { total = Native32(0.0f); });
-  for (std::size_t start = 0; start < depth; start += dot_block) {
-    const std::size_t count = depth - start < dot_block ? depth - start : dot_block;
-    const WeightView<Weight> block{weights.data + start * weights.step, weights.step,
-                                   weights.panel};
-    const float* const x = input.data + start / dot_block * input.block;
+  const float* x = input.data;
+  WeightView<Weight> block = weights;
+  for (std::size_t left = depth; left > 0;) {
+    const std::size_t count = left < dot_block ? left : dot_block;
+    each_block(x, left);
     if constexpr (freed) {
       block_sums(totals, x, input.stride, block, count, each_step, nothing);
     } else {
@@ -289,14 +301,23 @@ NEOXREF_INLINE void all_of_depth(DeepInput input, std::size_t depth,
       repeat<rows * TileSums<rows, panels>::width>(
           [&](auto i) { totals.at[i] = Native32(totals.at[i]) + Native32(sums.at[i]); });
     }
+    left -= count;
+    if (left == 0) break;
+    x += input.block;
+    block.data += dot_block * block.step;
+  }
+  const Destination out = to;
+  if (out.columns >= panels * lanes) {
+    store_whole(totals, out);
+    return;
   }
   repeat<rows>([&](auto r) {
     repeat<panels>([&](auto p) {
       f32x16 v;
       repeat<parts32>([&](auto q) { v.part[q] = totals.at[(r * panels + p) * parts32 + q]; });
-      const std::size_t width = to.columns - p * lanes;
-      if (to.bias != nullptr) v = v + load_up_to(to.bias + p * lanes, width);
-      store_up_to(to.output + r * to.stride + p * lanes, v, width);
+      const std::size_t width = out.columns - p * lanes;
+      if (out.bias != nullptr) v = v + load_up_to(out.bias + p * lanes, width);
+      store_up_to(out.output + r * out.stride + p * lanes, v, width);
     });
   });
 }
@@ -305,23 +326,19 @@ NEOXREF_INLINE void all_of_depth(DeepInput input, std::size_t depth,
 /// weights are read in the order of memory, which answers a quarter to a third faster then. The processor
 /// fetches ahead by itself where it sees far enough, up to two rows.
 template <std::size_t rows, std::size_t panels, class Weight>
-void stream(const float* input, std::size_t input_stride, std::size_t depth,
-            const WeightView<Weight>& weights, const Destination& to) noexcept {
-  const DeepInput in{input, input_stride, dot_block};
+void stream(const DeepInput& input, std::size_t depth, const WeightView<Weight>& weights,
+            const Destination& to) noexcept {
   if constexpr (panels > 1 || rows <= 2) {
-    all_of_depth<rows, panels>(in, depth, weights, to, nothing);
+    all_of_depth<rows, panels>(input, depth, weights, to, nothing, nothing);
   } else {
-    const std::size_t step = weights.step * sizeof(Weight);
-    std::uintptr_t line = address(weights.data, steps_ahead * weights.step);
-    all_of_depth<rows, 1>(in, depth, weights, to, [&] {
-      __builtin_prefetch(reinterpret_cast<const void*>(line));
-      line += step;
-    });
+    const std::size_t ahead = steps_ahead * weights.step;
+    all_of_depth<rows, 1>(input, depth, weights, to, nothing,
+                          [ahead](const Weight* w) { fetch(address(w, ahead)); });
   }
 }
 
 template <class Weight>
-using StreamFunction = void (*)(const float*, std::size_t, std::size_t, const WeightView<Weight>&,
+using StreamFunction = void (*)(const DeepInput&, std::size_t, const WeightView<Weight>&,
                                 const Destination&) noexcept;
 
 template <std::size_t rows, class Weight, std::size_t... panel>
@@ -337,32 +354,43 @@ inline constexpr auto stream_functions =
 #if defined(__AVX512F__)
 /// For a processor that does one 512-bit fma a cycle (dispatch.cpp): it has time to load an element of
 /// input for every fma and to widen the weights of a panel for every tile, but none for totals that
-/// come and go. Input is [blocks][rows][64]. Fetched meanwhile: from `ahead` on,
-/// ahead_step bytes at every step of depth.
-template <std::size_t rows, class Weight>
-void deep_tile(const float* input, std::size_t depth, const WeightView<Weight>& weights,
-               const Destination& to, std::uintptr_t ahead, std::size_t ahead_step) noexcept {
-  std::uintptr_t line = ahead;
-  const DeepInput packed{input, dot_block, rows * dot_block};
-  all_of_depth<rows, 1>(packed, depth, weights, to, [&] {
-    __builtin_prefetch(reinterpret_cast<const void*>(line));
-    line += ahead_step;
-  });
+/// come and go.
+/// input  [blocks][rows][64], a block `input_block` floats behind the one before. Each block fetches the
+///        next one, the last what begins at `following`.
+/// ahead  where `fetches`: bytes from the weights to what is fetched with them.
+template <std::size_t rows, class Weight, bool fetches>
+void deep_tile(const float* input, std::size_t input_block, const float* following,
+               std::size_t depth, const WeightView<Weight>& weights, const Destination& to,
+               std::size_t ahead) noexcept {
+  std::uintptr_t next = 0;
+  all_of_depth<rows, 1>(
+      {input, dot_block, input_block}, depth, weights, to,
+      [&](const float* x, std::size_t left) {
+        next = left > dot_block ? address(x, input_block) : address(following);
+      },
+      [&](const Weight* w) {
+        if constexpr (fetches) fetch(address(w) + ahead);
+        // 64 steps for the 64 floats of each row.
+        fetch(next);
+        next += rows * sizeof(float);
+      });
 }
 
 template <class Weight>
-using DeepTileFunction = void (*)(const float*, std::size_t, const WeightView<Weight>&,
-                                  const Destination&, std::uintptr_t, std::size_t) noexcept;
+using DeepTileFunction = void (*)(const float*, std::size_t, const float*, std::size_t,
+                                  const WeightView<Weight>&, const Destination&,
+                                  std::size_t) noexcept;
 
-template <class Weight, std::size_t... row>
+template <class Weight, bool fetches, std::size_t... row>
 constexpr auto deep_tiles_of(std::index_sequence<row...>) {
-  return std::array<DeepTileFunction<Weight>, sizeof...(row)>{&deep_tile<row + 1, Weight>...};
+  return std::array<DeepTileFunction<Weight>, sizeof...(row)>{
+      &deep_tile<row + 1, Weight, fetches>...};
 }
 
-/// deep_tile_functions<Weight>[rows - 1]
-template <class Weight>
+/// deep_tile_functions<Weight, fetches>[rows - 1]
+template <class Weight, bool fetches>
 inline constexpr auto deep_tile_functions =
-    deep_tiles_of<Weight>(std::make_index_sequence<deep_tile_rows>{});
+    deep_tiles_of<Weight, fetches>(std::make_index_sequence<deep_tile_rows>{});
 #endif
 
 }  // namespace

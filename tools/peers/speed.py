@@ -217,18 +217,24 @@ def bars(rows, shape, threads, path):
     subprocess.run(["gnuplot"], input="\n".join(script) + "\n", text=True, check=True)
 
 
+def positive(text):
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected 1 or more, found {text}")
+    return int(text)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("build", type=lambda text: pathlib.Path(text).resolve())
     parser.add_argument("--venv", type=pathlib.Path, required=True)
     parser.add_argument("-o", dest="out", type=pathlib.Path, required=True)
     parser.add_argument("--shape", nargs="+", default=["pythia-70m"])
-    parser.add_argument("--threads", nargs="+", type=int, default=[1, os.cpu_count()])
-    parser.add_argument("--prompt", nargs="*", type=int, default=[128, 512, 2048])
-    parser.add_argument("--context", nargs="*", type=int, default=[256, 1900])
-    parser.add_argument("--new", type=int, default=32)
-    parser.add_argument("--repeat", type=int, default=20)
-    parser.add_argument("--starts", type=int, default=3)
+    parser.add_argument("--threads", nargs="+", type=positive, default=[1, os.cpu_count()])
+    parser.add_argument("--prompt", nargs="*", type=positive, default=[128, 512, 2048])
+    parser.add_argument("--context", nargs="*", type=positive, default=[256, 1900])
+    parser.add_argument("--new", type=positive, default=32)
+    parser.add_argument("--repeat", type=positive, default=20)
+    parser.add_argument("--starts", type=positive, default=3)
     parser.add_argument("--engine", nargs="+", choices=ENGINES, default=list(ENGINES), metavar="NAME")
     options = parser.parse_args()
     enter(options.venv)
