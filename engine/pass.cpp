@@ -77,7 +77,7 @@ void Model::Pass::attention_in(Scratch& scratch, std::uint32_t phase, std::size_
   const std::size_t rows = std::min(all_.block_rows, rows_.size() - first_row);
   const std::size_t first_output = item % qkv_grid_.groups * qkv_grid_.width;
   const std::size_t outputs = std::min(qkv_grid_.width, qkv.outputs() - first_output);
-  const BlockedRows input = normed(scratch, phase, 0, weights.input_layernorm, all_, first_row,
+  const BlockedRows norms = normed(scratch, phase, 0, weights.input_layernorm, all_, first_row,
                                    rows, layer, Operation::input_layernorm);
   const std::size_t first_head = first_output / qkv.group_stride();
   const std::size_t heads = outputs / qkv.group_stride();
@@ -85,19 +85,18 @@ void Model::Pass::attention_in(Scratch& scratch, std::uint32_t phase, std::size_
   // A row alone reads the weights again: few of them are cheaper than the whole block.
   const bool all_queries = &extent(layer) == &all_ || 8 * asked_rows.size() > rows;
   float* const output = qkv_.data() + first_row * qkv.outputs() + first_output;
-  multiply(scratch, qkv, first_output, outputs, rows, {input.data, simd::dot_block, input.block()},
-           {output, qkv.outputs()}, all_queries ? 0 : config_.head_dim);
+  multiply(scratch, qkv, first_output, outputs, rows, norms.input(), {output, qkv.outputs()},
+           all_queries ? 0 : config_.head_dim);
   for (const Wanted& wanted : all_queries ? std::span<const Wanted>() : asked_rows) {
     const std::size_t row = wanted.row - first_row;
     for (std::size_t group = 0; group < outputs; group += qkv.group_stride()) {
-      multiply(scratch, qkv, first_output + group, config_.head_dim, 1,
-               {input.at(row, 0), simd::dot_block, input.block()},
+      multiply(scratch, qkv, first_output + group, config_.head_dim, 1, norms.input(row),
                {output + row * qkv.outputs() + group, qkv.outputs()});
     }
   }
   if (shown_) {
     if (first_output == 0) {
-      show({Tensor::input_layernorm, layer}, first_row, 0, config_.hidden, input);
+      show({Tensor::input_layernorm, layer}, first_row, 0, config_.hidden, norms);
     }
     show_heads(Tensor::query_key_value, layer, first_row, rows, first_head, heads);
   }
@@ -160,27 +159,25 @@ void Model::Pass::mlp_in(Scratch& scratch, std::uint32_t phase, std::size_t laye
   const std::size_t rows = std::min(here.block_rows, here.rows - first_row);
   const std::size_t first_output = item % here.up.groups * here.up.width;
   const std::size_t outputs = std::min(here.up.width, up.group_outputs - first_output);
-  const BlockedRows input = normed(scratch, phase, 1, weights.post_attention_layernorm, here,
+  const BlockedRows norms = normed(scratch, phase, 1, weights.post_attention_layernorm, here,
                                    first_row, rows, layer, Operation::post_attention_layernorm);
   const BlockedRows act = blocked(act_, here, first_row, config_.intermediate);
-  multiply(scratch, up, first_output, outputs, rows, {input.data, simd::dot_block, input.block()},
-           {act.at(0, first_output), simd::dot_block, act.block()});
+  multiply(scratch, up, first_output, outputs, rows, norms.input(), act.output(first_output));
   if (shown_) {
     if (first_output == 0) {
-      show({Tensor::post_attention_layernorm, layer}, first_row, 0, config_.hidden, input);
+      show({Tensor::post_attention_layernorm, layer}, first_row, 0, config_.hidden, norms);
     }
     show({Tensor::dense_h_to_4h, layer}, first_row, first_output, outputs, act);
   }
-  for (std::size_t done = 0; done < outputs; done += simd::dot_block) {
-    float* const block = act.at(0, first_output + done);
-    const std::size_t width = std::min(outputs - done, simd::dot_block);
-    // A whole block is one piece of memory.
-    const std::size_t pieces = width == simd::dot_block ? 1 : rows;
-    const std::size_t length = width == simd::dot_block ? act.block() : width;
-    for (std::size_t piece = 0; piece < pieces; ++piece) {
-      float* const values = block + piece * simd::dot_block;
-      kernels_.map(config_.activation, values, values, length);
-    }
+  const auto activate = [&](float* values, std::size_t n) {
+    kernels_.map(config_.activation, values, values, n);
+  };
+  // Whole blocks are one piece of memory.
+  const std::size_t rest = outputs % simd::dot_block;
+  const std::size_t whole = outputs - rest;
+  activate(act.at(0, first_output), whole * rows);
+  for (std::size_t row = 0; rest > 0 && row < rows; ++row) {
+    activate(act.at(row, first_output + whole), rest);
   }
   if (shown_) show({Tensor::act, layer}, first_row, first_output, outputs, act);
 }
@@ -264,13 +261,11 @@ void Model::Pass::out(Scratch& scratch, Kind kind, std::size_t layer, std::size_
   float* mlp = attn + (kind == Kind::both_out ? rows * width : 0);
   if (kind != Kind::mlp_out) {
     const BlockedRows context = blocked(context_, here, first_row, hidden);
-    multiply(scratch, weights.dense, first, width, rows,
-             {context.data, simd::dot_block, context.block()}, {attn, width});
+    multiply(scratch, weights.dense, first, width, rows, context.input(), {attn, width});
   }
   if (kind != Kind::attention_out) {
     const BlockedRows act = blocked(act_, here, first_row, config_.intermediate);
-    multiply(scratch, weights.dense_4h_to_h, first, width, rows,
-             {act.data, simd::dot_block, act.block()}, {mlp, width});
+    multiply(scratch, weights.dense_4h_to_h, first, width, rows, act.input(), {mlp, width});
   }
   if (shown_ && kind != Kind::mlp_out) {
     show({Tensor::dense, layer}, first_row, rows, first, width, attn, width);

@@ -114,6 +114,13 @@ private:
     Buffer<float> turned;           ///< [rotary_dims]
     std::uint64_t norm_of[2] = {};  ///< which rows `normed` holds, a tag()
   };
+  /// One side of a product, see simd::Product.
+  template <class Float>
+  struct Side {
+    Float* data;
+    std::size_t stride;
+    std::size_t block = simd::dot_block;
+  };
   /// Activations of a block of rows as a product reads them without a copy: [columns / 64][rows][64].
   struct BlockedRows {
     float* data;
@@ -124,13 +131,12 @@ private:
       return data + column / simd::dot_block * block() + row * simd::dot_block +
              column % simd::dot_block;
     }
-  };
-  /// One side of a product, see simd::Product.
-  template <class Float>
-  struct Side {
-    Float* data;
-    std::size_t stride;
-    std::size_t block = simd::dot_block;
+    Side<const float> input(std::size_t row = 0) const {
+      return {at(row, 0), simd::dot_block, block()};
+    }
+    Side<float> output(std::size_t column) const {
+      return {at(0, column), simd::dot_block, block()};
+    }
   };
   struct Grid {
     std::size_t row_blocks = 0;

@@ -12,9 +12,9 @@ namespace {
 constexpr std::size_t items_per_thread = 6;
 /// Narrower items would mostly claim tickets.
 constexpr std::size_t least_width_few_rows = 64;
-/// A thread copies the activations of a block of rows before its first item of them, so items should be
-/// wide; but where there are fewer blocks of rows than threads, narrower ones are all that keeps the
-/// others busy.
+/// A thread norms a block of rows before its first item of them and fetches it into its own cache, so items
+/// should be wide; but where there are fewer blocks of rows than threads, narrower ones are all that keeps
+/// the others busy.
 std::size_t least_width_many_rows(std::size_t row_blocks, std::size_t threads) {
   if (row_blocks >= threads) return 256;
   return 2 * row_blocks >= threads ? 256 : 128;
@@ -62,13 +62,13 @@ Model::Pass::Pass(const Config& config, const Weights& weights, const simd::Kern
   wanted_.reserve(max_rows);
   deferred_.reserve(most_deferred);
   due_layers_.reserve(config.layers);
-  // A deeper product may need less: blocks of rows get shorter there.
-  const std::size_t hidden = simd::product_scratch(most_block_rows, config.hidden);
-  const std::size_t deep = simd::product_scratch(most_block_rows, config.intermediate);
+  const std::size_t product =
+      std::max(simd::product_scratch(most_block_rows, config.hidden),
+               simd::product_scratch(most_block_rows, config.intermediate, true));
   for (Scratch& scratch : scratch_) {
     scratch.normed =
         Buffer<float>(2 * most_block_rows * simd::round_up(config.hidden, simd::dot_block));
-    scratch.product = Buffer<float>(std::max(hidden, deep));
+    scratch.product = Buffer<float>(product);
     scratch.context = Buffer<float>(query_block * config.head_dim);
     scratch.output =
         Buffer<float>(most_block_rows * std::max(2 * config.hidden, most_logits_width));

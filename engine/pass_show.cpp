@@ -24,6 +24,10 @@ void Model::Pass::show(const TensorId& id, std::size_t first_row, std::size_t ro
 
 void Model::Pass::show(const TensorId& id, std::size_t first_row, std::size_t first_column,
                        std::size_t columns, const BlockedRows& values) {
+  if (values.rows == 1) {
+    show(id, first_row, 1, first_column, columns, values.at(0, first_column), columns);
+    return;
+  }
   for (std::size_t done = 0; done < columns;) {
     const std::size_t column = first_column + done;
     const std::size_t width = std::min(columns - done, simd::dot_block - column % simd::dot_block);

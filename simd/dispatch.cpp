@@ -148,10 +148,12 @@ std::string names(std::span<const Isa> isas) {
 
 }  // namespace
 
-std::size_t product_scratch(std::size_t rows, std::size_t depth) {
+std::size_t product_scratch(std::size_t rows, std::size_t depth, bool in_blocks) {
   const std::size_t chunk = most_chunk_rows(rows, depth);
-  return std::max(packed_size(chunk, depth) + totals_size(chunk) + widened_size,
-                  packed_size(most_deep_chunk_rows(rows), depth));
+  const std::size_t in_place = totals_size(chunk) + widened_size;
+  return in_blocks ? in_place
+                   : std::max(in_place + packed_size(chunk, depth),
+                              packed_size(most_deep_chunk_rows(rows), depth));
 }
 
 std::size_t attention_scratch(std::size_t queries, std::size_t slots, std::size_t head_dim) {

@@ -58,8 +58,9 @@ struct Panels {
 /// input [rows, depth], element (m, k) at input + m * input_stride + k / 64 * input_block + k % 64;
 ///           output [rows, outputs] likewise; no overlap. A block of 64 makes it rows one after the
 ///           other. A stride of 64 makes it blocks of columns, [depth / 64][rows][64], which is how tiles
-///           read it: other input of more than four rows is copied first.
-/// scratch   product_scratch(rows, depth) floats, 64-byte aligned, owned by the calling worker.
+///           read it: other input of more than four rows is copied first. Blocks of output begin at
+///           outputs 0, 64 and so on.
+/// scratch   product_scratch() floats, 64-byte aligned, owned by the calling worker.
 /// unused    of every `period` outputs nobody reads the first `unused`: they may stay as they were.
 struct Product {
   std::size_t rows;
@@ -169,8 +170,8 @@ struct Kernels {
 };
 
 /// Floats of scratch that a product or an attention call needs, on any instruction set. What a product
-/// needs grows with its rows, but not always with its depth.
-std::size_t product_scratch(std::size_t rows, std::size_t depth);
+/// needs grows with its rows, but not always with its depth. in_blocks: its input_stride is 64.
+std::size_t product_scratch(std::size_t rows, std::size_t depth, bool in_blocks = false);
 std::size_t attention_scratch(std::size_t queries, std::size_t slots, std::size_t head_dim);
 
 /// Instruction sets that were built in, and of those the ones this CPU runs, the best for it last.

@@ -80,7 +80,7 @@ void check_product(const ProductShape& shape, std::uint64_t seed) {
   const Floats bias = input(random, fill, shape.outputs);
   const bool biased = random.below(2) == 0;
   const Floats out = output(random, to.size);
-  Scratch work(simd::product_scratch(shape.rows, shape.depth));
+  Scratch work(simd::product_scratch(shape.rows, shape.depth, from.stride == simd::dot_block));
   const std::size_t period = lanes * random.between(1, 6);
   const std::size_t unused = random.below(4) == 0 ? random.between(1, period) : 0;
   expect_same("product",

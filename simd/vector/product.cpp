@@ -13,7 +13,8 @@ WeightView<Weight> view(const Panels& weights, std::size_t n) {
   return {data + n / lanes * weights.panel, weights.step, weights.panel};
 }
 
-/// Panels that are finished together begin at a multiple of their number, so that they lie in one block.
+/// Panels that are finished together begin at a multiple of their number, so they lie in one block.
+static_assert(dot_block % (tile_panels * lanes) == 0 && dot_block % (stream_panels * lanes) == 0);
 Destination destination(const Product& p, std::size_t row, std::size_t n) {
   return {p.output + row * p.output_stride + n / dot_block * p.output_block + n % dot_block,
           p.output_stride, p.outputs - n, p.bias == nullptr ? nullptr : p.bias + n};
@@ -50,20 +51,20 @@ void few_rows(const Product& p) noexcept {
   }
 }
 
-/// Input of tiles: [depth / 64][rows][64], a block `block` floats behind the one before.
-struct Packed {
+/// [depth / 64][rows][64], a block `block` floats behind the one before.
+struct TileInput {
   const float* data;
   std::size_t block;
 
   const float* from(std::size_t start) const { return data + start / dot_block * block; }
 };
 
-/// `rows` rows from `row` on, in place where they lie so already, else copied into scratch.
-Packed packed(const Product& p, std::size_t row, std::size_t rows) {
+/// `rows` rows from `row` on, where they lie if they lie so already, else copied to `copy`.
+TileInput tile_input(const Product& p, std::size_t row, std::size_t rows, float* copy) {
   const float* input = p.input + row * p.input_stride;
   if (p.input_stride == dot_block) return {input, p.input_block};
-  pack(input, p.input_stride, p.input_block, rows, p.depth, p.scratch);
-  return {p.scratch, rows * dot_block};
+  pack(input, p.input_stride, p.input_block, rows, p.depth, copy);
+  return {copy, rows * dot_block};
 }
 
 /// Blocks of depth that a tile takes before the next tile has its turn: their weights stay in the
@@ -77,7 +78,7 @@ static_assert(visit * tile_panels * lanes <= max_group_columns);
 /// there are enough of them (a core can wait for few lines at once), else a panel; by the others the
 /// input of the tile that follows.
 template <std::size_t panels, class Weight>
-void visit_tiles(const Product& p, std::size_t rows, std::size_t start, const Packed& input,
+void visit_tiles(const Product& p, std::size_t rows, std::size_t start, const TileInput& input,
                  float* totals, const WeightView<Weight>& weights, const WeightView<Weight>& next,
                  float* widened, Destination to) noexcept {
   const std::size_t tiles = (rows + tile_rows - 1) / tile_rows;
@@ -88,17 +89,17 @@ void visit_tiles(const Product& p, std::size_t rows, std::size_t start, const Pa
   const float* const next_visit = input.from(count == left ? 0 : start + count);
   constexpr std::size_t widened_panel = visit * dot_block * lanes;
   const std::size_t spread = tiles < visit * panels ? 1 : visit;
-  const float* packed = input.from(start);
+  const float* rows_of_tile = input.from(start);
   for (std::size_t t = 0; t < tiles; ++t) {
     const std::size_t height = base + (t < longer ? 1 : 0);
-    TileStep step{packed, count, totals, start == 0, count == left, input.block};
-    packed += height * dot_block;
+    TileStep step{rows_of_tile, count, totals, start == 0, count == left, input.block};
+    rows_of_tile += height * dot_block;
     if (t < spread * panels) {
       step.ahead = address(next.data, t / spread * next.panel + t % spread * dot_block * next.step);
       step.ahead_step = next.step * sizeof(Weight) / spread;
       step.ahead_block = dot_block * step.ahead_step;
     } else {
-      step.ahead = address(t + 1 < tiles ? packed : next_visit);
+      step.ahead = address(t + 1 < tiles ? rows_of_tile : next_visit);
       step.ahead_step = height * sizeof(float);
       step.ahead_block = input.block * sizeof(float);
     }
@@ -117,8 +118,8 @@ void visit_tiles(const Product& p, std::size_t rows, std::size_t start, const Pa
 }
 
 template <std::size_t panels, class Weight>
-void group(const Product& p, std::size_t row, std::size_t rows, std::size_t n, const Packed& input,
-           float* totals, float* widened) noexcept {
+void group(const Product& p, std::size_t row, std::size_t rows, std::size_t n,
+           const TileInput& input, float* totals, float* widened) noexcept {
   WeightView<Weight> weights = view<Weight>(p.weights, n);
   const Destination to = destination(p, row, n);
   for (std::size_t start = 0; start < p.depth; start += visit * dot_block) {
@@ -136,7 +137,7 @@ void group(const Product& p, std::size_t row, std::size_t rows, std::size_t n, c
 /// All rows as one tile of one panel, all of depth at once: each weight is read and widened once, in
 /// the order of memory, on its way into a register.
 template <class Weight>
-void tall_tile(const Product& p, std::size_t row, std::size_t rows, const Packed& input,
+void tall_tile(const Product& p, std::size_t row, std::size_t rows, const TileInput& input,
                float* totals) noexcept {
   for (std::size_t n = 0; n < p.outputs; n += lanes) {
     if (n % p.period + lanes <= p.unused) continue;
@@ -152,11 +153,12 @@ void tall_tile(const Product& p, std::size_t row, std::size_t rows, const Packed
 template <class Weight>
 void many_rows(const Product& p) noexcept {
   const std::size_t chunk = even_rows(p.rows, most_chunk_rows(p.rows, p.depth));
-  float* totals = p.scratch + packed_size(chunk, p.depth);
+  float* totals = p.scratch;
   float* widened = totals + totals_size(chunk);
+  float* copy = widened + widened_size;
   for (std::size_t row = 0; row < p.rows; row += chunk) {
     const std::size_t rows = p.rows - row < chunk ? p.rows - row : chunk;
-    const Packed input = packed(p, row, rows);
+    const TileInput input = tile_input(p, row, rows, copy);
     if (!std::is_same_v<Weight, float> && rows <= tall_tile_rows) {
       tall_tile<Weight>(p, row, rows, input, totals);
       continue;
@@ -183,14 +185,14 @@ NEOXREF_INLINE void each_deep_tile(std::size_t rows, F&& f) {
   }
 }
 
-/// One panel after the other against all tiles of a chunk. The first tile of a panel fetches the next
-/// panel, the others the input of the tile that follows.
+/// One panel after the other against all tiles of a chunk. Every block of a tile fetches its next one, the
+/// last block the first one of the tile that follows; the first tile fetches the next panel too.
 template <class Weight>
 void deep_tiles(const Product& p) noexcept {
   const std::size_t chunk = even_rows(p.rows, most_deep_chunk_rows(p.rows));
   for (std::size_t row = 0; row < p.rows; row += chunk) {
     const std::size_t rows = p.rows - row < chunk ? p.rows - row : chunk;
-    const Packed input = packed(p, row, rows);
+    const TileInput input = tile_input(p, row, rows, p.scratch);
     for (std::size_t n = 0; n < p.outputs; n += lanes) {
       if (n % p.period + lanes <= p.unused) continue;
       const WeightView<Weight> weights = view<Weight>(p.weights, n);

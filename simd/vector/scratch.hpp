@@ -14,10 +14,10 @@ constexpr std::size_t max_tile_rows = 12;
 /// Most outputs whose partial sums are held in the first-level cache at a time; blocks of depth and panels of
 /// a visit share as many columns of widened weights (product.cpp).
 constexpr std::size_t max_group_columns = 64;
-/// Floats of packed input that should stay in the second-level cache.
+/// Floats of input that should stay in the second-level cache.
 constexpr std::size_t packed_floats = 256 * 1024;
 
-/// Most rows of input that are packed at a time: their totals share the first-level cache with the
+/// Most rows that are multiplied at a time: their totals share the first-level cache with the
 /// weights of a visit (product.cpp).
 constexpr std::size_t most_chunk_rows(std::size_t rows, std::size_t depth) {
   const std::size_t blocks = round_up(depth, dot_block) / dot_block;
@@ -26,7 +26,7 @@ constexpr std::size_t most_chunk_rows(std::size_t rows, std::size_t depth) {
   return rows < most ? rows : most;
 }
 
-/// Rows of a deep tile, and most rows of input that are packed for these at a time. As many however
+/// Rows of a deep tile, and most rows that are multiplied by these at a time. As many however
 /// deep: a panel of weights comes from memory once for all of them, their input from a cache.
 constexpr std::size_t deep_tile_rows = 14;
 constexpr std::size_t most_deep_chunk_rows(std::size_t rows) {
@@ -42,8 +42,8 @@ constexpr std::size_t even_rows(std::size_t rows, std::size_t most) {
   return (rows + pieces - 1) / pieces;
 }
 
-/// Product: packed input, then totals, then the widened weights of a visit, whose
-/// blocks of depth share max_group_columns (asserted in product.cpp). Deep tiles: packed input.
+/// Product: totals, then the widened weights of a visit, whose blocks of depth share max_group_columns
+/// (asserted in product.cpp), then input that has to be copied. Deep tiles: only that.
 constexpr std::size_t packed_size(std::size_t rows, std::size_t depth) {
   return rows * round_up(depth, dot_block);
 }
