@@ -128,8 +128,7 @@ private:
 
     std::size_t block() const { return rows * simd::dot_block; }
     float* at(std::size_t row, std::size_t column) const {
-      return data + column / simd::dot_block * block() + row * simd::dot_block +
-             column % simd::dot_block;
+      return data + row * simd::dot_block + simd::in_blocks(column, block());
     }
     Side<const float> input(std::size_t row = 0) const {
       return {at(row, 0), simd::dot_block, block()};

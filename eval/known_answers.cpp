@@ -62,9 +62,11 @@ std::vector<float> product(const Kernels& kernels, simd::Dtype dtype) {
   std::vector<float> answers;
   for (const std::size_t rows : {1u, 3u, 12u, 17u, 29u, 101u}) {
     for (const std::size_t depth : {1u, 63u, 64u, 65u, 200u}) {
-      constexpr std::size_t outputs = 37;
-      constexpr std::size_t panels = 3;
-      const Buffer<float> input = random(rows * depth, rows + depth);
+      constexpr std::size_t outputs = 69;
+      constexpr std::size_t panels = 5;
+      // Rows, or the same floats as blocks of columns.
+      const Buffer<float> input =
+          random(rows * simd::round_up(depth, simd::dot_block), rows + depth);
       const Buffer<float> bias = random(outputs, 5);
       // Any 16 bits with an exponent that is not the largest are a finite weight.
       Numbers numbers(depth);
@@ -72,22 +74,30 @@ std::vector<float> product(const Kernels& kernels, simd::Dtype dtype) {
       for (auto& bits : narrow) bits = static_cast<std::uint16_t>(numbers.next() & 0xbbff);
       const Buffer<float> wide = random(narrow.size(), depth);
       Buffer<float> scratch(simd::product_scratch(rows, depth));
-      Buffer<float> output(rows * outputs);
+      Buffer<float> output(rows * simd::round_up(outputs, simd::dot_block));
       const void* const weights = dtype == simd::Dtype::f32
                                       ? static_cast<const void*>(wide.data())
                                       : static_cast<const void*>(narrow.data());
-      kernels.product({.rows = rows,
-                       .depth = depth,
-                       .outputs = outputs,
-                       .input = input.data(),
-                       .input_stride = depth,
-                       .weights = {weights, dtype, simd::lanes, depth * simd::lanes},
-                       .bias = depth == 64 ? nullptr : bias.data(),
-                       .output = output.data(),
-                       .output_stride = outputs,
-                       .scratch = scratch.data()});
-      const auto more = copy(output, rows * outputs);
-      answers.insert(answers.end(), more.begin(), more.end());
+      for (const bool in_blocks : {false, true}) {
+        const std::size_t block = in_blocks ? rows * simd::dot_block : simd::dot_block;
+        const std::size_t output_stride = in_blocks ? simd::dot_block : outputs;
+        kernels.product({.rows = rows,
+                         .depth = depth,
+                         .outputs = outputs,
+                         .input = input.data(),
+                         .input_stride = in_blocks ? simd::dot_block : depth,
+                         .weights = {weights, dtype, simd::lanes, depth * simd::lanes},
+                         .bias = depth == 64 ? nullptr : bias.data(),
+                         .output = output.data(),
+                         .output_stride = output_stride,
+                         .scratch = scratch.data(),
+                         .input_block = block,
+                         .output_block = block});
+        for (std::size_t i = 0; i < rows * outputs; ++i) {
+          answers.push_back(
+              output[i / outputs * output_stride + simd::in_blocks(i % outputs, block)]);
+        }
+      }
     }
   }
   return answers;
@@ -149,10 +159,16 @@ std::vector<float> norm(const Kernels& kernels) {
     Buffer<float> x = random(n, n, 3.0f);
     const Buffer<float> gamma = random(n, 2);
     const Buffer<float> beta = random(n, 3);
-    const bool finite = kernels.layer_norm(x.data(), n, gamma.data(), beta.data(), 1e-5f, x.data(),
-                                           simd::dot_block);
-    answers.push_back(finite ? 1.0f : 0.0f);
-    answers.insert(answers.end(), x.data(), x.data() + n);
+    constexpr std::size_t apart = simd::dot_block + simd::lanes;
+    Buffer<float> blocks(2 * apart);
+    const auto ask = [&](float* y, std::size_t block) {
+      const bool finite =
+          kernels.layer_norm(x.data(), n, gamma.data(), beta.data(), 1e-5f, y, block);
+      answers.push_back(finite ? 1.0f : 0.0f);
+      for (std::size_t i = 0; i < n; ++i) answers.push_back(y[simd::in_blocks(i, block)]);
+    };
+    ask(blocks.data(), apart);
+    ask(x.data(), simd::dot_block);
   }
   return answers;
 }

@@ -37,6 +37,11 @@ inline constexpr std::size_t lanes = 16;
 /// Length of a block of `dot`: the partial sum of each block is added in block order.
 inline constexpr std::size_t dot_block = 64;
 
+/// Where element k of a row lies behind its first, the row's blocks of 64 beginning `block` floats apart.
+constexpr std::size_t in_blocks(std::size_t k, std::size_t block) {
+  return k / dot_block * block + k % dot_block;
+}
+
 constexpr std::size_t round_up(std::size_t n, std::size_t unit) {
   return (n + unit - 1) / unit * unit;
 }

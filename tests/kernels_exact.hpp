@@ -189,11 +189,6 @@ void expect_same(const char* kernel, const std::string& shape, std::uint64_t see
   }
 }
 
-/// Where element k of a row lies behind its first.
-inline std::size_t in_blocks(std::size_t k, std::size_t block) {
-  return k / simd::dot_block * block + k % simd::dot_block;
-}
-
 struct Layout {
   std::size_t stride, block, size;
 };

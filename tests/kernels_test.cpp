@@ -96,7 +96,7 @@ void check_product(const ProductShape& shape, std::uint64_t seed) {
                 for (std::size_t i = 0; i < shape.rows * shape.outputs; ++i) {
                   const std::size_t n = i % shape.outputs;
                   if (n % period >= unused) continue;
-                  result.data()[i / shape.outputs * to.stride + in_blocks(n, to.block)] = 0;
+                  result.data()[i / shape.outputs * to.stride + simd::in_blocks(n, to.block)] = 0;
                 }
               });
 }
@@ -264,7 +264,7 @@ BOOST_AUTO_TEST_CASE(layer_norm) {
       const Floats beta = input(random, Fill::near, n);
       const std::size_t y_block = simd::dot_block + (in_place ? 0 : 3 * random.below(2));
       // One more float holds the returned flag.
-      Floats out = output(random, in_blocks(n, y_block) + 1);
+      Floats out = output(random, simd::in_blocks(n, y_block) + 1);
       if (in_place) std::copy_n(x.data(), n, out.data());
       expect_same("layer_norm",
                   text({{"n", n},
@@ -274,7 +274,7 @@ BOOST_AUTO_TEST_CASE(layer_norm) {
                     const bool ok =
                         table.layer_norm(in_place ? result.data() : x.data(), n, gamma.data(),
                                          beta.data(), eps, result.data(), y_block);
-                    result.data()[in_blocks(n, y_block)] = ok ? 1.0f : 0.0f;
+                    result.data()[simd::in_blocks(n, y_block)] = ok ? 1.0f : 0.0f;
                   });
     }
   }

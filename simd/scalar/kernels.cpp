@@ -23,10 +23,6 @@ float element(const Panels& panels, std::size_t k, std::size_t n) {
   return static_cast<const float*>(panels.data)[index];
 }
 
-std::size_t in_blocks(std::size_t k, std::size_t block) {
-  return k / dot_block * block + k % dot_block;
-}
-
 void product(const Product& p) noexcept {
   for (std::size_t m = 0; m < p.rows; ++m) {
     const float* input = p.input + m * p.input_stride;

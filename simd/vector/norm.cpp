@@ -75,7 +75,7 @@ bool layer_norm(const float* x, std::size_t n, const float* gamma, const float* 
   for (std::size_t i = 0; i < n; i += lanes) {
     const std::size_t left = n - i;
     const f32x16 d = load_up_to(x + i, left) - mean;
-    store_up_to(y + i / dot_block * y_block + i % dot_block,
+    store_up_to(y + in_blocks(i, y_block),
                 fma(d * r, load_up_to(gamma + i, left), load_up_to(beta + i, left)), left);
   }
   return finite(sum) && finite(squares);

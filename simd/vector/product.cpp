@@ -16,8 +16,8 @@ WeightView<Weight> view(const Panels& weights, std::size_t n) {
 /// Panels that are finished together begin at a multiple of their number, so they lie in one block.
 static_assert(dot_block % (tile_panels * lanes) == 0 && dot_block % (stream_panels * lanes) == 0);
 Destination destination(const Product& p, std::size_t row, std::size_t n) {
-  return {p.output + row * p.output_stride + n / dot_block * p.output_block + n % dot_block,
-          p.output_stride, p.outputs - n, p.bias == nullptr ? nullptr : p.bias + n};
+  return {p.output + row * p.output_stride + in_blocks(n, p.output_block), p.output_stride,
+          p.outputs - n, p.bias == nullptr ? nullptr : p.bias + n};
 }
 
 template <std::size_t rows, class Weight>
