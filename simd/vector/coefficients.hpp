@@ -33,16 +33,25 @@ inline constexpr double log_series[7] = {
     0x1.0000000000001p+1, 0x1.5555555552d50p-1, 0x1.999999a435066p-2, 0x1.249240b87155dp-2,
     0x1.c722cceee92f4p-3, 0x1.732320a9c93b0p-3, 0x1.58d5d4a93822dp-3};
 
-/// Phi(-t) exp(t^2/2) on [0, 14.6] is the quotient of these two, error 2^-45.5.
-inline constexpr double tail_numerator[8] = {
-    0x1.fffffffffff8dp-2, 0x1.43cb94d673df2p-1, 0x1.94ba9635b96a2p-2,  0x1.3872691c25d58p-3,
-    0x1.3e05870245669p-5, 0x1.a9b077fabf95ep-8, 0x1.5ca45e4cab630p-11, 0x1.1189112897c33p-15};
+/// Phi(-t) exp(t^2/2) on [0, 14.6] is tail_factor times the quotient of these two, each with 1
+/// for its highest power, error 2^-45.5.
+inline constexpr double tail_numerator[7] = {
+    0x1.df2d6c6096e64p+13, 0x1.2f09afad3d442p+14, 0x1.7ac877992ca91p+13, 0x1.246ac18726186p+12,
+    0x1.29a2629c26e33p+10, 0x1.8e665c5d29a7bp+7,  0x1.464ab477758f9p+4};
 
 /// All positive: no cancellation.
-inline constexpr double tail_denominator[9] = {
-    0x1.0000000000000p+0, 0x1.0806df3a89a72p+1,  0x1.efb0b844e61b7p+0,
-    0x1.15acb7e6a4adfp+0, 0x1.981a1bd2ea168p-2,  0x1.956869d7562aap-4,
-    0x1.0c19b89b3e25ep-6, 0x1.b4f53f5f5b8e1p-10, 0x1.56d3685fe1a42p-14};
+inline constexpr double tail_denominator[8] = {
+    0x1.7e54099f3d21fp+13, 0x1.8a50ed4711c6fp+14, 0x1.722635ca68ca2p+14, 0x1.9eb2e1864c75fp+13,
+    0x1.30be76b64f944p+12, 0x1.2ebb71b772cefp+10, 0x1.906663fbe529cp+7,  0x1.464ab2bac0e69p+4};
+
+inline constexpr double tail_factor = 0x1.988452dc2ad51p-2;
+
+/// `sixteenths` times tail_factor.
+inline constexpr double tail_sixteenths[16] = {
+    0x1.988452dc2ad51p-2, 0x1.9a9a7d7bad9a9p-2, 0x1.9d7da6d276f86p-2, 0x1.a136e24eed617p-2,
+    0x1.a5cfaa3d70dfdp-2, 0x1.ab51e45642ad1p-2, 0x1.a8e3f33f85a1bp-2, 0x1.a49e3de123f94p-2,
+    0x1.a0dd74bf81786p-2, 0x1.9da77a69a9f34p-2, 0x1.9b027422219bbp-2, 0x1.98f4ccd2e3e42p-2,
+    0x1.97853822dae84p-2, 0x1.96bab5ae4ab73p-2, 0x1.969c9463bca7fp-2, 0x1.97327607086a2p-2};
 
 /// sin(r pi/2) / r in powers of r^2, |r| <= 1/2, error 2^-47.6.
 inline constexpr double sin_series[6] = {0x1.921fb54442cfap+0,  -0x1.4abbce6257a2ap-1,

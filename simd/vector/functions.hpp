@@ -2,10 +2,10 @@
 #pragma once
 
 /// Correctly rounded functions on 16 lanes. Each is evaluated in binary64 with a known bound on its
-/// relative error. Where a midpoint of two binary32 values could lie within the bound (less than one
-/// lane in 100,000), both ends of that interval are rounded, and lanes where the two differ are redone
-/// by the scalar definition. So the bits are those of evaluate() whatever the polynomial, the
-/// instruction set or the neighbouring lanes.
+/// relative error. Where a midpoint of two binary32 values could lie within the bound (one lane in
+/// 65,536 of gelu, fewer of the others), both ends of that interval are rounded, and lanes where the two
+/// differ are redone by the scalar definition. So the bits are those of evaluate() whatever the
+/// polynomial, the instruction set or the neighbouring lanes.
 
 #include <bit>
 #include <cstdint>
@@ -18,10 +18,11 @@
 namespace neoxref::simd::NEOXREF_ISA {
 namespace {
 
-/// Bounds on the relative error of the binary64 values, at least 1.8 times what the errors of the
-/// coefficients and of the roundings add up to: exp 2^-44.5, gelu 2^-43.9; the others at most
-/// 2^-43 (tanh), the arguments of gelu_tanh near -105 included.
-inline constexpr int hot_bound = -43;  // exp, gelu
+/// Bounds on the relative error of the binary64 values, at least 1.6 times what the errors of the
+/// coefficients, of quotients and of the roundings add up to: exp 2^-44.5, gelu 2^-41.7; the others at
+/// most 2^-43 (tanh), the arguments of gelu_tanh near -105 included.
+inline constexpr int exp_bound = -43;
+inline constexpr int gelu_bound = -41;
 inline constexpr int other_bound = -42;
 
 NEOXREF_INLINE f64x16 broadcast_bits(std::uint64_t bits) {
@@ -35,6 +36,31 @@ NEOXREF_INLINE f64x16 horner(const double (&coefficients)[count], const f64x16& 
     value = fma(value, x, broadcast(coefficients[count - 2 - i]));
   });
   return value;
+}
+
+/// x^count + coefficients[count - 1] x^(count - 1) + ... + coefficients[0], square = x * x. The first step
+/// is an addition, which has units of its own.
+template <std::size_t count>
+NEOXREF_INLINE f64x16 monic(const double (&coefficients)[count], const f64x16& x,
+                            [[maybe_unused]] const f64x16& square) {
+  const auto coefficient = [&](std::size_t i) { return broadcast(coefficients[i]); };
+#if defined(__AVX512F__)
+  // Even and odd powers side by side: two registers of lanes have too few chains to keep the units busy.
+  f64x16 highest = square + coefficient(count - 2);
+  f64x16 others = coefficient(count - 1);
+  repeat<(count - 1) / 2>([&](auto i) NEOXREF_INLINED {
+    if constexpr (2 * i + 4 <= count) {
+      highest = fma(highest, square, coefficient(count - 4 - 2 * i));
+    }
+    others = fma(others, square, coefficient(count - 3 - 2 * i));
+  });
+  return count % 2 == 0 ? fma(others, x, highest) : fma(highest, x, others);
+#else
+  f64x16 value = x + coefficient(count - 1);
+  repeat<count - 1>([&](auto i)
+                        NEOXREF_INLINED { value = fma(value, x, coefficient(count - 2 - i)); });
+  return value;
+#endif
 }
 
 // ---- binary64 pieces --------------------------------------------------------------------------
@@ -54,19 +80,27 @@ NEOXREF_INLINE f64x16 split_exponent(const f64x16& z, f64x16& exponent,
 #if defined(__AVX512F__)
 /// base^z = 2^(k/16) 2^r, |r| <= 1/32, the base e unless said otherwise; as log2 below 1010 in size.
 /// The table is in two registers, and so saves four steps.
-NEOXREF_INLINE f64x16 exp_f64(const f64x16& z, double log2_of_base = log2_e) {
+NEOXREF_INLINE f64x16 exp_f64(const f64x16& z, double log2_of_base = log2_e,
+                              const double (&powers)[16] = sixteenths) {
   const f64x16 to_sixteenths = broadcast(0x1.8p48);
   const f64x16 scale = broadcast(log2_of_base);
   const f64x16 k = fma(z, scale, to_sixteenths);
   const f64x16 r = fma(z, scale, to_sixteenths - k);
-  const f64x16 power = add_bits(look_up(sixteenths, k), shift_left<48>(k));
+  const f64x16 power = add_bits(look_up(powers, k), shift_left<48>(k));
   return fma(power * r, horner(sixteenth_of_two, r), power);
+}
+/// exp(-square / 2) * tail_factor
+NEOXREF_INLINE f64x16 scaled_density(const f64x16& square) {
+  return exp_f64(square, -log2_e / 2, tail_sixteenths);
 }
 #else
 NEOXREF_INLINE f64x16 exp_f64(const f64x16& z, double log2_of_base = log2_e) {
   f64x16 exponent;
   const f64x16 r = split_exponent(z, exponent, log2_of_base);
   return add_bits(fma(horner(power_of_two, r), r, broadcast(1.0)), exponent);
+}
+NEOXREF_INLINE f64x16 scaled_density(const f64x16& square) {
+  return exp_f64(square, -log2_e / 2) * broadcast(tail_factor);
 }
 #endif
 
@@ -137,7 +171,7 @@ NEOXREF_INLINE f32x16 round_correctly(Function function, const f32x16& x, const 
 /// e^x. Overflow gives +inf, -inf gives +0, subnormal results are kept.
 NEOXREF_INLINE f32x16 exp(const f32x16& x) {
   const f64x16 z = to_f64(at_most(at_least(x, -105.0f), 90.0f));
-  return round_correctly<hot_bound, true>(Function::exp, x, exp_f64(z));
+  return round_correctly<exp_bound, true>(Function::exp, x, exp_f64(z));
 }
 
 /// x Phi(x) = max(x, 0) - t Phi(-t), t = |x|. Phi(-t) = exp(-t^2/2) times a quotient of polynomials.
@@ -145,9 +179,11 @@ NEOXREF_INLINE f32x16 exp(const f32x16& x) {
 NEOXREF_INLINE f32x16 gelu(const f32x16& x) {
   const f64x16 wide = to_f64(x);
   const f64x16 t = at_most(absolute(wide), 20.0);
-  const f64x16 top = exp_f64(t * t, -log2_e / 2) * horner(tail_numerator, t);
-  const f64x16 value = less_quotient(at_least(wide, 0.0), t * top, horner(tail_denominator, t));
-  return round_correctly<hot_bound>(Function::gelu, x, value);
+  const f64x16 square = t * t;
+  const f64x16 top = scaled_density(square) * (t * monic(tail_numerator, t, square));
+  const f64x16 bottom = monic(tail_denominator, t, square);
+  return round_correctly<gelu_bound>(Function::gelu, x,
+                                     less_quotient(at_least(wide, 0.0), top, bottom));
 }
 
 NEOXREF_INLINE f32x16 silu(const f32x16& x) {

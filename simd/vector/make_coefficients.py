@@ -72,6 +72,22 @@ def rational(function, upper, lower, high, centre):
     return top, bottom, error
 
 
+def monic_rational(function, upper, lower, high, centre):
+    """A factor, and the lower coefficients of P and Q, whose highest ones are 1."""
+    top, bottom, _ = rational(function, upper, lower, high, centre)
+    factor = mpf(float(top[-1] / bottom[-1]))
+    top, bottom = ([mpf(float(c / p[-1])) for c in p] for p in (top, bottom))
+    error = log2_error(lambda t: factor * horner(top, t) / horner(bottom, t), function, mpf(0), high)
+    return factor, top[:-1], bottom[:-1], error
+
+
+def sixteenths(factor):
+    """factor * 2^(i/16), less i in the fourth bit from the top of the significand."""
+    bits = (struct.unpack("<q", struct.pack("<d", factor * mpf(2) ** (mpf(i) / 16)))[0] - (i << 48)
+            for i in range(16))
+    return [struct.unpack("<d", struct.pack("<q", b))[0] for b in bits]
+
+
 def print_array(name, comment, values):
     print(f"/// {comment}")
     print(f"inline constexpr double {name}[{len(values)}] = {{")
@@ -100,9 +116,7 @@ def main():
     print_array("sixteenth_of_two", f"(2^r - 1) / r on [-1/32, 1/32], error 2^{error:.1f}.", values)
 
     print_array("sixteenths", "2^(i/16), less i in the place where k/16 is added to the exponent.",
-                [struct.unpack("<d", struct.pack(
-                    "<q", struct.unpack("<q", struct.pack("<d", mpf(2) ** (mpf(i) / 16)))[0]
-                    - (i << 48)))[0] for i in range(16)])
+                sixteenths(mpf(1)))
 
     values, error = polynomial(
         without_limit(lambda q: atanh(sqrt(q)) / sqrt(q) * 2, mpf(2)), 6, 0, (sqrt(mpf(2)) - 1) ** 4)
@@ -110,12 +124,14 @@ def main():
                 f"log((1+s)/(1-s)) / s in powers of s^2, |s| <= 3 - 2 sqrt 2, error 2^{error:.1f}.",
                 values)
 
-    top, bottom, error = rational(
+    factor, top, bottom, error = monic_rational(
         lambda t: erfc(t / sqrt(mpf(2))) / 2 * exp(t * t / 2), 7, 8, mpf("14.6"), mpf(4))
     print_array("tail_numerator",
-                f"Phi(-t) exp(t^2/2) on [0, 14.6] is the quotient of these two, error 2^{error:.1f}.",
-                top)
+                "Phi(-t) exp(t^2/2) on [0, 14.6] is tail_factor times the quotient of these two, each "
+                f"with 1\n/// for its highest power, error 2^{error:.1f}.", top)
     print_array("tail_denominator", "All positive: no cancellation.", bottom)
+    print(f"inline constexpr double tail_factor = {hex_double(factor)};\n")
+    print_array("tail_sixteenths", "`sixteenths` times tail_factor.", sixteenths(factor))
 
     values, error = polynomial(
         without_limit(lambda q: sin(sqrt(q) * pi / 2) / sqrt(q), pi / 2), 5, 0, "0.25")
