@@ -23,18 +23,28 @@ std::size_t unmoved(const std::uint32_t* kept, std::size_t count) {
 
 void store_keys(const float* key, std::size_t key_stride, std::size_t count, std::size_t head_dim,
                 float* panels, std::size_t first_slot) noexcept {
+  // Keys that fill whole registers of a panel: their lines are written at once, where the lanes of single
+  // keys would fill the queue of stores that wait for their lines.
+  constexpr std::size_t size = Native32::size;
   for (std::size_t i = 0; i < count;) {
     const std::size_t slot = first_slot + i;
     const std::size_t lane = slot % lanes;
-    float* panel = panels + slot / lanes * lanes * head_dim;
-    const std::size_t room = lanes - lane;
-    const std::size_t width = count - i < room ? count - i : room;
     const float* from = key + i * key_stride;
-    for (std::size_t d = 0; d < head_dim; ++d) {
-      for (std::size_t l = 0; l < width; ++l)
-        panel[d * lanes + lane + l] = from[l * key_stride + d];
+    float* to = panels + slot / lanes * lanes * head_dim + lane;
+    const std::size_t taken = lane % size == 0 && count - i >= size ? size : 1;
+    std::size_t d = 0;
+    for (; taken == size && d + size <= head_dim; d += size) {
+      Native32 block[size];
+      repeat<size>([&](auto r) NEOXREF_INLINED {
+        block[r] = Native32::load_unaligned(from + r * key_stride + d);
+      });
+      transpose(block);
+      repeat<size>([&](auto r) NEOXREF_INLINED { block[r].store_unaligned(to + (d + r) * lanes); });
     }
-    i += width;
+    for (; d < head_dim; ++d) {
+      for (std::size_t l = 0; l < taken; ++l) to[d * lanes + l] = from[l * key_stride + d];
+    }
+    i += taken;
   }
 }
 

@@ -444,6 +444,38 @@ NEOXREF_INLINE f32x16 moved_into(const f32x16& to, const f32x16& value, const La
   return v;
 }
 
+/// One step of transpose(): of two rows whose numbers differ in the bit `distance`, the one without it
+/// (or, `second`, the one with it).
+template <std::size_t distance, bool second, std::size_t... lane>
+NEOXREF_INLINE Native32 exchanged(const Native32& a, const Native32& b,
+                                  std::index_sequence<lane...>) {
+  const Native32::register_type x = a;
+  const Native32::register_type y = b;
+  return Native32(__builtin_shufflevector(
+      x, y,
+      static_cast<int>(second ? (lane & distance ? sizeof...(lane) + lane : lane + distance)
+                              : (lane & distance ? sizeof...(lane) + lane - distance : lane))...));
+}
+
+/// Lane j of row i becomes lane i of row j.
+NEOXREF_INLINE void transpose(Native32 (&row)[Native32::size]) {
+  const auto step =
+      [&]<std::size_t distance>(std::integral_constant<std::size_t, distance>) NEOXREF_INLINED {
+        repeat<Native32::size>([&](auto i) NEOXREF_INLINED {
+          if constexpr ((i & distance) == 0) {
+            constexpr auto all = std::make_index_sequence<Native32::size>{};
+            const Native32 first = exchanged<distance, false>(row[i], row[i + distance], all);
+            row[i + distance] = exchanged<distance, true>(row[i], row[i + distance], all);
+            row[i] = first;
+          }
+        });
+      };
+  if constexpr (Native32::size > 8) step(std::integral_constant<std::size_t, 8>{});
+  if constexpr (Native32::size > 4) step(std::integral_constant<std::size_t, 4>{});
+  step(std::integral_constant<std::size_t, 2>{});
+  step(std::integral_constant<std::size_t, 1>{});
+}
+
 // ---- binary64 ------------------------------------------------------------------------------
 
 NEOXREF_INLINE f64x16 load(const double* p) {
