@@ -536,12 +536,17 @@ NEOXREF_INLINE f32x16 to_f32(const f64x16& a) {
   return v;
 }
 
-/// lane_sum's fold: l + (l+8), l + (l+4), l + (l+2), l + (l+1). Once per row, so plain code serves.
+/// lane_sum's fold: l + (l+8), l + (l+4), l + (l+2), l + (l+1).
 NEOXREF_INLINE double fold(const f64x16& a) {
-  double lane[16];
-  store(lane, a);
-  for (std::size_t width = 8; width > 0; width /= 2) {
-    for (std::size_t l = 0; l < width; ++l) lane[l] += lane[l + width];
+  Native64 part[parts64];
+  repeat<parts64>([&](auto i) NEOXREF_INLINED { part[i] = a.part[i]; });
+  for (std::size_t half = parts64 / 2; half > 0; half /= 2) {
+    for (std::size_t i = 0; i < half; ++i) part[i] = part[i] + part[i + half];
+  }
+  double lane[Native64::size];
+  part[0].store_unaligned(lane);
+  for (std::size_t half = Native64::size / 2; half > 0; half /= 2) {
+    for (std::size_t l = 0; l < half; ++l) lane[l] += lane[l + half];
   }
   return lane[0];
 }

@@ -60,23 +60,34 @@ f32x16 squared_lengths(const float* panel, std::size_t head_dim) {
 bool layer_norm(const float* x, std::size_t n, const float* gamma, const float* beta, float eps,
                 float* y, std::size_t y_block) noexcept {
   const auto count = static_cast<double>(n);
-  const double sum = lane_sum(n, no_sum(), [&](std::size_t i, std::size_t left) {
-    return to_sum(load_up_to(x + i, left));
-  });
+  const std::size_t whole = n / lanes * lanes;
+  const std::size_t left = n - whole;
+  SumLanes lane_sums = no_sum();
+  for (std::size_t i = 0; i < whole; i += lanes) lane_sums = lane_sums + to_sum(load(x + i));
+  if (left > 0) lane_sums = lane_sums + to_sum(load_part(x + whole, left));
+  const double sum = fold(lane_sums);
   const f32x16 mean = broadcast(static_cast<float>(sum / count));
-  const double squares = lane_sum(n, no_sum(), [&](std::size_t i, std::size_t left) {
-    f32x16 d = load_up_to(x + i, left) - mean;
-    if (left < lanes) d = select(first_lanes(left), d, zero());
-    const SumLanes wide = to_sum(d);
-    return wide * wide;
-  });
+  // A binary32 number squared is exact in binary64, so this fma rounds as a product and a sum do.
+  SumLanes lane_squares = no_sum();
+  for (std::size_t i = 0; i < whole; i += lanes) {
+    const SumLanes d = to_sum(load(x + i) - mean);
+    lane_squares = fma(d, d, lane_squares);
+  }
+  if (left > 0) {
+    const SumLanes d = to_sum(select(first_lanes(left), load_part(x + whole, left) - mean, zero()));
+    lane_squares = fma(d, d, lane_squares);
+  }
+  const double squares = fold(lane_squares);
   const f32x16 variance = broadcast(static_cast<float>(squares / count));
   const f32x16 r = divide(broadcast(1.0f), square_root(variance + broadcast(eps)));
-  for (std::size_t i = 0; i < n; i += lanes) {
-    const std::size_t left = n - i;
-    const f32x16 d = load_up_to(x + i, left) - mean;
-    store_up_to(y + in_blocks(i, y_block),
-                fma(d * r, load_up_to(gamma + i, left), load_up_to(beta + i, left)), left);
+  for (std::size_t i = 0; i < whole; i += lanes) {
+    store(y + in_blocks(i, y_block),
+          fma((load(x + i) - mean) * r, load(gamma + i), load(beta + i)));
+  }
+  if (left > 0) {
+    const f32x16 d = load_part(x + whole, left) - mean;
+    store_part(y + in_blocks(whole, y_block),
+               fma(d * r, load_part(gamma + whole, left), load_part(beta + whole, left)), left);
   }
   return finite(sum) && finite(squares);
 }
