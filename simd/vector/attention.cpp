@@ -34,11 +34,7 @@ f32x16 largest(const ScoreRow& row, std::size_t slots) {
     if (slots - j < lanes) score = select(first_lanes(slots - j), score, lowest);
     max = larger(score, max);
   }
-  float lane[lanes];
-  store(lane, max);
-  float result = lane[0];
-  for (const float candidate : lane) result = candidate > result ? candidate : result;
-  return broadcast(result);
+  return broadcast(largest_lane(max));
 }
 
 /// Scores to exponentials, +0 from `slots` up to `end`. Returns Z.

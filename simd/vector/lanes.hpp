@@ -536,19 +536,39 @@ NEOXREF_INLINE f32x16 to_f32(const f64x16& a) {
   return v;
 }
 
-/// lane_sum's fold: l + (l+8), l + (l+4), l + (l+2), l + (l+1).
+/// Lane l ^ distance in lane l.
+template <std::size_t distance, class Native, std::size_t... lane>
+NEOXREF_INLINE Native swapped(const Native& a, std::index_sequence<lane...>) {
+  const typename Native::register_type x = a;
+  return Native(__builtin_shufflevector(x, x, static_cast<int>(lane ^ distance)...));
+}
+
+/// All lanes by one operation: l and l+8, then l and l+4, then l and l+2, then l and l+1. What commutes gives
+/// the same in every lane.
+template <class Native, std::size_t parts, class Operation>
+NEOXREF_INLINE auto fold_lanes(const Native (&values)[parts], Operation&& operation) {
+  Native part[parts];
+  repeat<parts>([&](auto i) NEOXREF_INLINED { part[i] = values[i]; });
+  for (std::size_t half = parts / 2; half > 0; half /= 2) {
+    for (std::size_t i = 0; i < half; ++i) part[i] = operation(part[i], part[i + half]);
+  }
+  constexpr auto all = std::make_index_sequence<Native::size>{};
+  Native folded = part[0];
+  if constexpr (Native::size > 8) folded = operation(folded, swapped<8>(folded, all));
+  if constexpr (Native::size > 4) folded = operation(folded, swapped<4>(folded, all));
+  if constexpr (Native::size > 2) folded = operation(folded, swapped<2>(folded, all));
+  folded = operation(folded, swapped<1>(folded, all));
+  return folded.get(0);
+}
+
+/// lane_sum's fold.
 NEOXREF_INLINE double fold(const f64x16& a) {
-  Native64 part[parts64];
-  repeat<parts64>([&](auto i) NEOXREF_INLINED { part[i] = a.part[i]; });
-  for (std::size_t half = parts64 / 2; half > 0; half /= 2) {
-    for (std::size_t i = 0; i < half; ++i) part[i] = part[i] + part[i + half];
-  }
-  double lane[Native64::size];
-  part[0].store_unaligned(lane);
-  for (std::size_t half = Native64::size / 2; half > 0; half /= 2) {
-    for (std::size_t l = 0; l < half; ++l) lane[l] += lane[l + half];
-  }
-  return lane[0];
+  return fold_lanes(a.part, [](const Native64& x, const Native64& y) { return x + y; });
+}
+
+/// Of lanes without NaN; of zeros, any.
+NEOXREF_INLINE float largest_lane(const f32x16& a) {
+  return fold_lanes(a.part, [](const Native32& x, const Native32& y) { return xsimd::max(x, y); });
 }
 
 // ---- 16-bit storage, widened exactly ---------------------------------------------------------

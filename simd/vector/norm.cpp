@@ -33,11 +33,7 @@ float largest(const float* x, std::size_t n) {
     const f32x16 rest = select(first_lanes(n - i), load_up_to(x + i, n - i), broadcast(lowest));
     max[0] = larger(rest, max[0]);
   }
-  float lane[lanes];
-  store(lane, larger(larger(max[0], max[1]), larger(max[2], max[3])));
-  float result = lane[0];
-  for (const float candidate : lane) result = candidate > result ? candidate : result;
-  return result;
+  return largest_lane(larger(larger(max[0], max[1]), larger(max[2], max[3])));
 }
 
 /// The squared lengths of 16 keys, by dot.
