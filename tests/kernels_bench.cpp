@@ -54,18 +54,20 @@ void product(benchmark::State& state, const Kernels& table, const Limits& limits
     for (std::size_t i = 0; i < weight_bytes; ++i) bits[i] = i % 2 == 0 ? i % 251 & 0xff : 0x3c;
   }
   Buffer output(m.rows * m.outputs);
-  Buffer scratch(simd::product_scratch(m.rows, m.depth));
+  Buffer scratch(simd::product_scratch(m.rows, m.depth, true));
+  // Input as the layers have it: in blocks of columns.
   const auto work = [&] {
-    table.product({m.rows,
-                   m.depth,
-                   m.outputs,
-                   input.data(),
-                   m.depth,
-                   {weights.data(), m.dtype, lanes, m.depth * lanes, m.rows == 1},
-                   nullptr,
-                   output.data(),
-                   m.outputs,
-                   scratch.data()});
+    table.product({.rows = m.rows,
+                   .depth = m.depth,
+                   .outputs = m.outputs,
+                   .input = input.data(),
+                   .input_stride = simd::dot_block,
+                   .weights = {weights.data(), m.dtype, lanes, m.depth * lanes, m.rows == 1},
+                   .bias = nullptr,
+                   .output = output.data(),
+                   .output_stride = m.outputs,
+                   .scratch = scratch.data(),
+                   .input_block = m.rows * simd::dot_block});
   };
   if (m.rows == 1) {
     against_read(state, limits, weight_bytes, work);

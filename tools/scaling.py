@@ -246,6 +246,8 @@ def main():
     parser.add_argument("--far-bytes", type=float, default=300e9, help="default: %(default)g")
     parser.add_argument("--from", dest="earlier", type=pathlib.Path)
     options = parser.parse_args()
+    if min(*options.threads, options.repeat, options.far_threads) < 1:
+        parser.error("threads and repetitions: expected 1 or more")
     options.out.mkdir(parents=True, exist_ok=True)
     if options.earlier:
         points = json.loads(options.earlier.read_text())["points"]

@@ -31,7 +31,8 @@ void store_keys(const float* key, std::size_t key_stride, std::size_t count, std
     const std::size_t lane = slot % lanes;
     const float* from = key + i * key_stride;
     float* to = panels + slot / lanes * lanes * head_dim + lane;
-    const std::size_t taken = lane % size == 0 && count - i >= size ? size : 1;
+    const std::size_t room = size - lane % size;
+    const std::size_t taken = count - i < room ? count - i : room;
     std::size_t d = 0;
     for (; taken == size && d + size <= head_dim; d += size) {
       Native32 block[size];
