@@ -23,8 +23,8 @@ std::size_t unmoved(const std::uint32_t* kept, std::size_t count) {
 
 void store_keys(const float* key, std::size_t key_stride, std::size_t count, std::size_t head_dim,
                 float* panels, std::size_t first_slot) noexcept {
-  // Keys that fill whole registers of a panel: their lines are written at once, where the lanes of single
-  // keys would fill the queue of stores that wait for their lines.
+  // Keys that fill a register of a panel are transposed: one store a component instead of one a lane, each of
+  // which would wait for its cache line.
   constexpr std::size_t size = Native32::size;
   for (std::size_t i = 0; i < count;) {
     const std::size_t slot = first_slot + i;

@@ -3,7 +3,7 @@
 
 /// Correctly rounded functions on 16 lanes. Each is evaluated in binary64 with a known bound on its
 /// relative error. Where a midpoint of two binary32 values could lie within the bound (one lane in
-/// 65,536 of gelu, fewer of the others), both ends of that interval are rounded, and lanes where the two
+/// 65,536 of gelu, fewer of others), both ends of that interval are rounded, and lanes where the two
 /// differ are redone by the scalar definition. So the bits are those of evaluate() whatever the
 /// polynomial, the instruction set or the neighbouring lanes.
 
@@ -18,8 +18,8 @@
 namespace neoxref::simd::NEOXREF_ISA {
 namespace {
 
-/// Bounds on the relative error of the binary64 values, at least 1.6 times what the errors of the
-/// coefficients, of quotients and of the roundings add up to: exp 2^-44.5, gelu 2^-41.7; the others at
+/// Bounds on the relative error of the binary64 values, at least 1.7 times what the errors of the
+/// coefficients, of quotients and of the roundings add up to: exp 2^-44.5, gelu 2^-41.8; the others at
 /// most 2^-43 (tanh), the arguments of gelu_tanh near -105 included.
 inline constexpr int exp_bound = -43;
 inline constexpr int gelu_bound = -41;
@@ -39,11 +39,13 @@ NEOXREF_INLINE f64x16 horner(const double (&coefficients)[count], const f64x16& 
 }
 
 /// x^count + coefficients[count - 1] x^(count - 1) + ... + coefficients[0], square = x * x. The first step
-/// is an addition, which has units of its own.
+/// is an addition, which many processors do beside their fma.
 template <std::size_t count>
 NEOXREF_INLINE f64x16 monic(const double (&coefficients)[count], const f64x16& x,
                             [[maybe_unused]] const f64x16& square) {
-  const auto coefficient = [&](std::size_t i) { return broadcast(coefficients[i]); };
+  static_assert(count > 1);
+  const auto coefficient = [&](std::size_t i)
+                               NEOXREF_INLINED { return broadcast(coefficients[i]); };
 #if defined(__AVX512F__)
   // Even and odd powers side by side: two registers of lanes have too few chains to keep the units busy.
   f64x16 highest = square + coefficient(count - 2);

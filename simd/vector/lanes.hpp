@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
-/// The 16-lane types every vector kernel is written on, and the only file that uses xsimd or
+/// The 16-lane types every vector kernel is written on, and with bits.hpp the only file that uses
 /// intrinsics. From xsimd come load, store, +, -, *, compare, select, min and max; division, square
 /// root, fma and conversions are the instructions themselves, because xsimd estimates, splits or
 /// reorders some of them on some machines.
@@ -349,7 +349,7 @@ NEOXREF_INLINE f64x16 quotient(const f64x16& a, const f64x16& b) {
 #endif
 }
 
-/// a - b / c, the quotient within 2^-41.9 of its size, for c from 2^-100 to 2^100.
+/// a - b / c, the quotient within 2^-41.99 of its size, for c from 2^-100 to 2^100.
 NEOXREF_INLINE f64x16 less_quotient(const f64x16& a, const f64x16& b, const f64x16& c) {
 #if defined(__AVX512F__)
   f64x16 v;
@@ -444,36 +444,32 @@ NEOXREF_INLINE f32x16 moved_into(const f32x16& to, const f32x16& value, const La
   return v;
 }
 
-/// One step of transpose(): of two rows whose numbers differ in the bit `distance`, the one without it
-/// (or, `second`, the one with it).
+/// Of two rows whose numbers differ in the bit `distance`, the one without it (or, `second`, with it) after
+/// that bit has changed places with the lanes'.
 template <std::size_t distance, bool second, std::size_t... lane>
 NEOXREF_INLINE Native32 exchanged(const Native32& a, const Native32& b,
                                   std::index_sequence<lane...>) {
+  constexpr std::size_t size = sizeof...(lane);
   const Native32::register_type x = a;
   const Native32::register_type y = b;
-  return Native32(__builtin_shufflevector(
-      x, y,
-      static_cast<int>(second ? (lane & distance ? sizeof...(lane) + lane : lane + distance)
-                              : (lane & distance ? sizeof...(lane) + lane - distance : lane))...));
+  return Native32(
+      __builtin_shufflevector(x, y,
+                              static_cast<int>((lane & ~distance) + (second ? distance : 0) +
+                                               (lane & distance ? size : 0))...));
 }
 
 /// Lane j of row i becomes lane i of row j.
-NEOXREF_INLINE void transpose(Native32 (&row)[Native32::size]) {
-  const auto step =
-      [&]<std::size_t distance>(std::integral_constant<std::size_t, distance>) NEOXREF_INLINED {
-        repeat<Native32::size>([&](auto i) NEOXREF_INLINED {
-          if constexpr ((i & distance) == 0) {
-            constexpr auto all = std::make_index_sequence<Native32::size>{};
-            const Native32 first = exchanged<distance, false>(row[i], row[i + distance], all);
-            row[i + distance] = exchanged<distance, true>(row[i], row[i + distance], all);
-            row[i] = first;
-          }
-        });
-      };
-  if constexpr (Native32::size > 8) step(std::integral_constant<std::size_t, 8>{});
-  if constexpr (Native32::size > 4) step(std::integral_constant<std::size_t, 4>{});
-  step(std::integral_constant<std::size_t, 2>{});
-  step(std::integral_constant<std::size_t, 1>{});
+template <std::size_t size, std::size_t distance = size / 2>
+NEOXREF_INLINE void transpose(Native32 (&row)[size]) {
+  repeat<size>([&](auto i) NEOXREF_INLINED {
+    if constexpr ((i & distance) == 0) {
+      constexpr auto all = std::make_index_sequence<size>{};
+      const Native32 first = exchanged<distance, false>(row[i], row[i + distance], all);
+      row[i + distance] = exchanged<distance, true>(row[i], row[i + distance], all);
+      row[i] = first;
+    }
+  });
+  if constexpr (distance > 1) transpose<size, distance / 2>(row);
 }
 
 // ---- binary64 ------------------------------------------------------------------------------
@@ -563,12 +559,14 @@ NEOXREF_INLINE auto fold_lanes(const Native (&values)[parts], Operation&& operat
 
 /// lane_sum's fold.
 NEOXREF_INLINE double fold(const f64x16& a) {
-  return fold_lanes(a.part, [](const Native64& x, const Native64& y) { return x + y; });
+  return fold_lanes(a.part,
+                    [](const Native64& x, const Native64& y) NEOXREF_INLINED { return x + y; });
 }
 
 /// Of lanes without NaN; of zeros, any.
 NEOXREF_INLINE float largest_lane(const f32x16& a) {
-  return fold_lanes(a.part, [](const Native32& x, const Native32& y) { return xsimd::max(x, y); });
+  return fold_lanes(a.part, [](const Native32& x, const Native32& y)
+                                NEOXREF_INLINED { return xsimd::max(x, y); });
 }
 
 // ---- 16-bit storage, widened exactly ---------------------------------------------------------

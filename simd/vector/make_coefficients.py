@@ -54,8 +54,9 @@ def polynomial(function, degree, low, high):
     return rounded, log2_error(lambda x: horner(rounded, x), function, low, high)
 
 
-def rational(function, upper, lower, high, centre):
-    """P, Q with Q(0) = 1 that interpolate on [0, high], nodes dense around `centre`."""
+def monic_rational(function, upper, lower, high, centre):
+    """A factor, the lower coefficients of P and Q, whose highest ones are 1, and log2 of the relative error
+    of factor * P/Q, which interpolates on [0, high], nodes dense around `centre`."""
     count = upper + lower + 1
     system = matrix(count, count)
     values = matrix(count, 1)
@@ -68,13 +69,6 @@ def rational(function, upper, lower, high, centre):
             system[row, upper + column] = -values[row] * t**column
     solution = [mpf(float(c)) for c in lu_solve(system, values)]
     top, bottom = solution[: upper + 1], [mpf(1)] + solution[upper + 1 :]
-    error = log2_error(lambda t: horner(top, t) / horner(bottom, t), function, mpf(0), high)
-    return top, bottom, error
-
-
-def monic_rational(function, upper, lower, high, centre):
-    """A factor, and the lower coefficients of P and Q, whose highest ones are 1."""
-    top, bottom, _ = rational(function, upper, lower, high, centre)
     factor = mpf(float(top[-1] / bottom[-1]))
     top, bottom = ([mpf(float(c / p[-1])) for c in p] for p in (top, bottom))
     error = log2_error(lambda t: factor * horner(top, t) / horner(bottom, t), function, mpf(0), high)

@@ -13,10 +13,10 @@ bool finite(double x) {
   return x - x == 0.0;
 }
 
-/// Calls value(i, n) for each 16 elements, n >= 1 of them left, and adds what it gives to `sum`, by
-/// lane_sum.
-template <class Sum, class Value>
-NEOXREF_INLINE double lane_sum(std::size_t length, Sum sum, Value value) {
+/// lane_sum of what value(i, n) gives for each 16 elements, n >= 1 of them left.
+template <class Value>
+NEOXREF_INLINE double lane_sum(std::size_t length, Value value) {
+  f64x16 sum = broadcast(0.0);
   for (std::size_t i = 0; i < length; i += lanes) sum = sum + value(i, length - i);
   return fold(sum);
 }
@@ -115,7 +115,7 @@ MaxAndSum max_and_sum(const float* x, std::size_t n) noexcept {
     max = x[first];
   }
   const f32x16 shift = broadcast(max);
-  const double sum = lane_sum(n, broadcast(0.0), [&](std::size_t i, std::size_t left) {
+  const double sum = lane_sum(n, [&](std::size_t i, std::size_t left) {
     f32x16 e = exp(load_up_to(x + i, left) - shift);
     if (left < lanes) e = select(first_lanes(left), e, zero());
     return to_f64(e);
@@ -131,7 +131,7 @@ MaxAndSum max_and_sum(const float* x, std::size_t n) noexcept {
 
 double weighted_difference(const float* weights, const float* a, const float* b,
                            std::size_t n) noexcept {
-  return lane_sum(n, broadcast(0.0), [&](std::size_t i, std::size_t left) {
+  return lane_sum(n, [&](std::size_t i, std::size_t left) {
     const f64x16 difference = to_f64(load_up_to(a + i, left)) - to_f64(load_up_to(b + i, left));
     return to_f64(load_up_to(weights + i, left)) * difference;
   });
