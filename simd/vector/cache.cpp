@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "simd/vector/declare.hpp"
+#include "simd/vector/exchange.hpp"
 #include "simd/vector/lanes.hpp"
 
 namespace neoxref::simd::NEOXREF_ISA {

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #pragma once
 
+#include "simd/vector/exchange.hpp"
 #include "simd/vector/lanes.hpp"
 
 /// What the contract's order of sums costs is measured against kernels that are freed from it

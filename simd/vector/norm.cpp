@@ -2,6 +2,7 @@
 #include <limits>
 
 #include "simd/vector/declare.hpp"
+#include "simd/vector/exchange.hpp"
 #include "simd/vector/freed.hpp"
 #include "simd/vector/functions.hpp"
 #include "simd/vector/lanes.hpp"
