@@ -57,9 +57,9 @@ float softmax(const ScoreRow& row, std::size_t slots, std::size_t end, float fac
 
 void divide_row(float* output, std::size_t n, float z) noexcept {
   const f32x16 divisor = broadcast(z);
-  for (std::size_t i = 0; i < n; i += lanes) {
-    store_up_to(output + i, divide(load_up_to(output + i, n - i), divisor), n - i);
-  }
+  each_sixteen(n, [&](std::size_t i, std::size_t width) NEOXREF_INLINED {
+    store_up_to(output + i, divide(load_up_to(output + i, width), divisor), width);
+  });
 }
 
 /// The exponentials of one query over their sum, where somebody asks for them.
@@ -68,9 +68,9 @@ void weigh(const Attention& a, std::size_t query, const ScoreRow& row, float z) 
   const std::size_t slots = a.first_slots + query;
   const f32x16 divisor = broadcast(z);
   float* weights = a.weights + query * a.weights_stride;
-  for (std::size_t j = 0; j < slots; j += lanes) {
-    store_up_to(weights + j, divide(load(row.at(j)), divisor), slots - j);
-  }
+  each_sixteen(slots, [&](std::size_t j, std::size_t width) NEOXREF_INLINED {
+    store_up_to(weights + j, divide(load(row.at(j)), divisor), width);
+  });
 }
 
 WeightView<float> keys_from(const Attention& a, std::size_t slot) {

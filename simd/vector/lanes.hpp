@@ -134,6 +134,14 @@ NEOXREF_INLINE void store_up_to(float* p, const f32x16& v, std::size_t n) {
   }
 }
 
+/// f(i, n) for every 16 elements of `length` in turn, n of them: 16, as a constant, but for the last.
+template <class F>
+NEOXREF_INLINE void each_sixteen(std::size_t length, F&& f) {
+  std::size_t i = 0;
+  for (; i + 16 <= length; i += 16) f(i, std::size_t{16});
+  if (i < length) f(i, length - i);
+}
+
 NEOXREF_INLINE f32x16 broadcast(float x) {
   f32x16 v;
   const Native32 one(x);

@@ -7,9 +7,9 @@ namespace {
 
 template <f32x16 (*function)(const f32x16&)>
 void map_with(const float* in, float* out, std::size_t n) noexcept {
-  std::size_t i = 0;
-  for (; i + 16 <= n; i += 16) store(out + i, function(load(in + i)));
-  if (i < n) store_part(out + i, function(load_part(in + i, n - i)), n - i);
+  each_sixteen(n, [&](std::size_t i, std::size_t width) NEOXREF_INLINED {
+    store_up_to(out + i, function(load_up_to(in + i, width)), width);
+  });
 }
 
 }  // namespace

@@ -14,11 +14,11 @@ bool finite(double x) {
   return x - x == 0.0;
 }
 
-/// lane_sum of what value(i, n) gives for each 16 elements, n >= 1 of them left.
-template <class Value>
-NEOXREF_INLINE double lane_sum(std::size_t length, Value value) {
-  f64x16 sum = broadcast(0.0);
-  for (std::size_t i = 0; i < length; i += lanes) sum = sum + value(i, length - i);
+/// lane_sum by sum = step(sum, i, n) for every 16 elements, n of them.
+template <class Sum, class Step>
+NEOXREF_INLINE double lane_sum(std::size_t length, Sum sum, Step&& step) {
+  each_sixteen(length,
+               [&](std::size_t i, std::size_t n) NEOXREF_INLINED { sum = step(sum, i, n); });
   return fold(sum);
 }
 
@@ -57,35 +57,26 @@ f32x16 squared_lengths(const float* panel, std::size_t head_dim) {
 bool layer_norm(const float* x, std::size_t n, const float* gamma, const float* beta, float eps,
                 float* y, std::size_t y_block) noexcept {
   const auto count = static_cast<double>(n);
-  const std::size_t whole = n / lanes * lanes;
-  const std::size_t left = n - whole;
-  SumLanes lane_sums = no_sum();
-  for (std::size_t i = 0; i < whole; i += lanes) lane_sums = lane_sums + to_sum(load(x + i));
-  if (left > 0) lane_sums = lane_sums + to_sum(load_part(x + whole, left));
-  const double sum = fold(lane_sums);
+  const double sum = lane_sum(
+      n, no_sum(), [&](const SumLanes& so_far, std::size_t i, std::size_t width) NEOXREF_INLINED {
+        return so_far + to_sum(load_up_to(x + i, width));
+      });
   const f32x16 mean = broadcast(static_cast<float>(sum / count));
-  // A binary32 number squared is exact in binary64, so this fma rounds as a product and a sum do.
-  SumLanes lane_squares = no_sum();
-  for (std::size_t i = 0; i < whole; i += lanes) {
-    const SumLanes d = to_sum(load(x + i) - mean);
-    lane_squares = fma(d, d, lane_squares);
-  }
-  if (left > 0) {
-    const SumLanes d = to_sum(select(first_lanes(left), load_part(x + whole, left) - mean, zero()));
-    lane_squares = fma(d, d, lane_squares);
-  }
-  const double squares = fold(lane_squares);
+  const double squares = lane_sum(
+      n, no_sum(), [&](const SumLanes& so_far, std::size_t i, std::size_t width) NEOXREF_INLINED {
+        f32x16 difference = load_up_to(x + i, width) - mean;
+        if (width < lanes) difference = select(first_lanes(width), difference, zero());
+        // A binary32 number squared is exact in binary64: this fma rounds as a product and a sum do.
+        const SumLanes d = to_sum(difference);
+        return fma(d, d, so_far);
+      });
   const f32x16 variance = broadcast(static_cast<float>(squares / count));
   const f32x16 r = divide(broadcast(1.0f), square_root(variance + broadcast(eps)));
-  for (std::size_t i = 0; i < whole; i += lanes) {
-    store(y + in_blocks(i, y_block),
-          fma((load(x + i) - mean) * r, load(gamma + i), load(beta + i)));
-  }
-  if (left > 0) {
-    const f32x16 d = load_part(x + whole, left) - mean;
-    store_part(y + in_blocks(whole, y_block),
-               fma(d * r, load_part(gamma + whole, left), load_part(beta + whole, left)), left);
-  }
+  each_sixteen(n, [&](std::size_t i, std::size_t width) NEOXREF_INLINED {
+    const f32x16 d = load_up_to(x + i, width) - mean;
+    store_up_to(y + in_blocks(i, y_block),
+                fma(d * r, load_up_to(gamma + i, width), load_up_to(beta + i, width)), width);
+  });
   return finite(sum) && finite(squares);
 }
 
@@ -116,11 +107,13 @@ MaxAndSum max_and_sum(const float* x, std::size_t n) noexcept {
     max = x[first];
   }
   const f32x16 shift = broadcast(max);
-  const double sum = lane_sum(n, [&](std::size_t i, std::size_t left) {
-    f32x16 e = exp(load_up_to(x + i, left) - shift);
-    if (left < lanes) e = select(first_lanes(left), e, zero());
-    return to_f64(e);
-  });
+  const double sum =
+      lane_sum(n, broadcast(0.0),
+               [&](const f64x16& so_far, std::size_t i, std::size_t width) NEOXREF_INLINED {
+                 f32x16 e = exp(load_up_to(x + i, width) - shift);
+                 if (width < lanes) e = select(first_lanes(width), e, zero());
+                 return so_far + to_f64(e);
+               });
   // A NaN element makes the sum NaN, and so do infinities; the maximum is NaN for the former only.
   if (sum != sum) {
     for (std::size_t i = 0; i < n; ++i) {
@@ -132,18 +125,20 @@ MaxAndSum max_and_sum(const float* x, std::size_t n) noexcept {
 
 double weighted_difference(const float* weights, const float* a, const float* b,
                            std::size_t n) noexcept {
-  return lane_sum(n, [&](std::size_t i, std::size_t left) {
-    const f64x16 difference = to_f64(load_up_to(a + i, left)) - to_f64(load_up_to(b + i, left));
-    return to_f64(load_up_to(weights + i, left)) * difference;
-  });
+  return lane_sum(n, broadcast(0.0),
+                  [&](const f64x16& so_far, std::size_t i, std::size_t width) NEOXREF_INLINED {
+                    const f64x16 difference =
+                        to_f64(load_up_to(a + i, width)) - to_f64(load_up_to(b + i, width));
+                    return so_far + to_f64(load_up_to(weights + i, width)) * difference;
+                  });
 }
 
 bool all_finite(const float* x, std::size_t n) noexcept {
   f32x16 nothing = zero();
-  for (std::size_t i = 0; i < n; i += lanes) {
-    const f32x16 v = load_up_to(x + i, n - i);
+  each_sixteen(n, [&](std::size_t i, std::size_t width) NEOXREF_INLINED {
+    const f32x16 v = load_up_to(x + i, width);
     nothing = nothing + (v - v);
-  }
+  });
   return all(nothing == zero());
 }
 

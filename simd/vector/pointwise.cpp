@@ -34,18 +34,16 @@ void rotate(float* x, const float* cos, const float* sin, std::size_t rotary_dim
 }
 
 void add3(const float* a, const float* b, const float* c, float* out, std::size_t n) noexcept {
-  for (std::size_t i = 0; i < n; i += lanes) {
-    const std::size_t width = n - i;
+  each_sixteen(n, [&](std::size_t i, std::size_t width) NEOXREF_INLINED {
     const f32x16 sum = load_up_to(a + i, width) + load_up_to(b + i, width);
     store_up_to(out + i, sum + load_up_to(c + i, width), width);
-  }
+  });
 }
 
 void add(const float* a, const float* b, float* out, std::size_t n) noexcept {
-  for (std::size_t i = 0; i < n; i += lanes) {
-    const std::size_t width = n - i;
+  each_sixteen(n, [&](std::size_t i, std::size_t width) NEOXREF_INLINED {
     store_up_to(out + i, load_up_to(a + i, width) + load_up_to(b + i, width), width);
-  }
+  });
 }
 
 void widen(Dtype dtype, const void* in, float* out, std::size_t n) noexcept {
